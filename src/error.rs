@@ -1,0 +1,119 @@
+//! The error of everything above the ops: what was asked of which thing, and what was there instead.
+//!
+//! Ops and layers return [`candle_core::Result`]; loading, training and generation return [`Result`].
+
+use std::path::{Path, PathBuf};
+
+/// The result of loading, training and generation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, in fields; its text is one line that names the thing, what was wanted and what was got.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation on tensors failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+
+    /// A file or directory could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A file is not the JSON that is expected of it.
+    #[error("{}: wants {wants}, got {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the file should hold.
+        wants: &'static str,
+        /// The parser's message, with line and column.
+        source: serde_json::Error,
+    },
+
+    /// A row of a dataset cannot be used.
+    #[error("{}:{line}: wants {wants}, got {got}", path.display())]
+    Row {
+        /// The dataset file.
+        path: PathBuf,
+        /// The line, counted from one.
+        line: usize,
+        /// What a row should hold.
+        wants: String,
+        /// What it holds.
+        got: String,
+    },
+
+    /// A file, an option or a field has the wrong value.
+    #[error("{what}: wants {wants}, got {got}")]
+    Wants {
+        /// The file, option or field.
+        what: String,
+        /// What is accepted.
+        wants: String,
+        /// What was given.
+        got: String,
+    },
+
+    /// Tensors of a checkpoint or an adapter are missing, unknown or of the wrong shape; all are listed.
+    #[error("{what}: {} tensor problem(s):\n  {}", problems.len(), problems.join("\n  "))]
+    Tensors {
+        /// The checkpoint.
+        what: String,
+        /// One line for each tensor: its name, what was wanted, what was got.
+        problems: Vec<String>,
+    },
+
+    /// Trainable variables that the loss does not reach, or whose gradient is not finite.
+    #[error("no finite gradient for {} of {total} trainable variables: {}", names.len(), names.join(", "))]
+    NoGradient {
+        /// The variables, each with what its gradient is.
+        names: Vec<String>,
+        /// How many variables are trained.
+        total: usize,
+    },
+
+    /// The loss stopped being a number.
+    #[error("step {step}: loss is {loss}; nothing saved after step {last_good}")]
+    NotFinite {
+        /// The step, counted from one.
+        step: usize,
+        /// The value of the loss.
+        loss: f32,
+        /// The last step whose loss was finite.
+        last_good: usize,
+    },
+
+    /// A tokenizer refused its input.
+    #[error("{what}: {message}")]
+    Tokenizer {
+        /// The tokenizer's file or the text's origin.
+        what: String,
+        /// What the tokenizer said.
+        message: String,
+    },
+
+    /// A chat template could not be read, or refused the conversation.
+    #[error("chat template: {message}")]
+    Template {
+        /// What the template said, or where it is wrong.
+        message: String,
+    },
+}
+
+impl Error {
+    /// `what: wants <this>, got <that>`.
+    pub fn wants(what: impl Into<String>, wants: impl Into<String>, got: impl Into<String>) -> Self {
+        Error::Wants { what: what.into(), wants: wants.into(), got: got.into() }
+    }
+
+    /// Names the file in an I/O error: `.map_err(Error::io(path))`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { path, source }
+    }
+}

@@ -1,0 +1,13 @@
+//! Fine-tune and run open LLMs on Candle, with fused kernels that have gradients.
+#![deny(missing_docs)]
+
+pub mod error;
+pub mod generate;
+mod kernels;
+pub mod load;
+pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod train;
+
+pub use error::{Error, Result};
