@@ -1,1 +1,6 @@
 //! train.
+
+pub mod data;
+pub mod metrics;
+pub mod report;
+pub mod schedule;
