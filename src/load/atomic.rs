@@ -8,33 +8,48 @@ use crate::{Error, Result};
 
 /// Replaces `path` with what `fill` writes to the temporary path it is given.
 ///
-/// The temporary file lies in the same directory, so that the rename cannot cross file systems. When
-/// `fill` fails, the temporary file is removed and an existing `path` is as it was.
+/// When `fill` fails, the temporary file is removed and an existing `path` is as it was.
 pub fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let temporary = Temporary(beside(path)?);
-    fill(&temporary.0)?;
-    let file = File::open(&temporary.0).map_err(Error::io(&temporary.0))?;
-    file.sync_all().map_err(Error::io(&temporary.0))?;
-    fs::rename(&temporary.0, path).map_err(Error::io(path))?;
-    // The rename itself is durable only once the directory is; not every system can sync one.
-    if let Some(Ok(directory)) = path.parent().map(File::open) {
-        directory.sync_all().ok();
+    stage(path, fill)?.commit()
+}
+
+/// Does all of [`replace`] but the renaming: several files staged first change together, or nearly so.
+pub fn stage(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Staged> {
+    // In the same directory, so that the rename cannot cross file systems.
+    let staged = Staged { temporary: beside(path)?, path: path.to_path_buf() };
+    fill(&staged.temporary)?;
+    let file = File::open(&staged.temporary).map_err(Error::io(&staged.temporary))?;
+    file.sync_all().map_err(Error::io(&staged.temporary))?;
+    Ok(staged)
+}
+
+/// A file written in full under a temporary name; dropped without [`commit`](Staged::commit), it is removed.
+pub struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Gives the file its name.
+    pub fn commit(self) -> Result<()> {
+        fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
+        // The rename is durable only once the directory is; not every system can sync one.
+        if let Some(Ok(directory)) = self.path.parent().map(File::open) {
+            directory.sync_all().ok();
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        fs::remove_file(&self.temporary).ok();
+    }
 }
 
 /// Writes `bytes` to `path`, which is either the old file or the whole new one at every moment.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     replace(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path)))
-}
-
-/// Removed when dropped; after the rename there is nothing left to remove.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).ok();
-    }
 }
 
 /// A free hidden name in the directory of `path`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{Error, Result};
 
@@ -17,15 +17,6 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], wants: &'sta
 /// Reads and parses a file that must be there.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, wants: &'static str) -> Result<T> {
     parse(path, &std::fs::read(path).map_err(Error::io(path))?, wants)
-}
-
-/// Reads and parses a JSON object; `None` if there is no such file.
-pub(crate) fn object_if_exists(path: &Path) -> Result<Option<Map<String, Value>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => parse(path, &bytes, "a JSON object").map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(path)(error)),
-    }
 }
 
 /// A token as `tokenizer_config.json` writes it: a string, or an `AddedToken` object with `content`.

@@ -183,11 +183,20 @@ pub fn save<S: AsRef<str>>(
     tensors: impl IntoIterator<Item = (S, Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<()> {
+    stage(path, tensors, metadata)?.commit()
+}
+
+/// Does all of [`save`] but giving the file its name.
+pub(crate) fn stage<S: AsRef<str>>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (S, Tensor)>,
+    metadata: &[(&str, &str)],
+) -> Result<atomic::Staged> {
     let tensors: BTreeMap<String, Tensor> =
         tensors.into_iter().map(|(name, tensor)| (name.as_ref().to_string(), tensor)).collect();
     let mut info = HashMap::from([("format".to_string(), "pt".to_string())]);
     info.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())));
-    atomic::replace(path, |temporary| {
+    atomic::stage(path, |temporary| {
         // The safetensors crate orders tensors by type and name: equal tensors give equal files.
         safetensors::serialize_to_file(tensors.iter(), Some(info), temporary).map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
