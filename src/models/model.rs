@@ -208,10 +208,12 @@ impl Model {
     /// The linear layers of all layers by path, `model.layers.0.self_attn.q_proj`; the head is not one.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         let prefix = &self.config.prefix;
-        let of = |(i, layer): (usize, &'_ Layer)| {
-            layer.linears().into_iter().map(move |(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear))
-        };
-        self.layers.iter().enumerate().flat_map(of).collect()
+        let mut linears = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let of = layer.linears().into_iter();
+            linears.extend(of.map(|(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear)));
+        }
+        linears
     }
 
     /// As [`Model::linears`], to be changed.
@@ -253,14 +255,14 @@ impl Model {
     ///
     /// When the device has no room for it.
     pub fn make_trainable(&mut self) -> Result<()> {
-        let variable = |tensor: &Tensor| Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.as_tensor().clone());
+        let variable = |tensor: &Tensor| -> Result<Tensor> { Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.into_inner()) };
         self.embed_tokens.weight = variable(&self.embed_tokens.weight)?;
-        for head in &mut self.lm_head {
+        if let Some(head) = &mut self.lm_head {
             *head = variable(head)?;
         }
         for (_, linear) in self.linears_mut() {
             linear.weight = variable(&linear.weight)?;
-            for bias in &mut linear.bias {
+            if let Some(bias) = &mut linear.bias {
                 *bias = variable(bias)?;
             }
         }
