@@ -256,7 +256,7 @@ impl Model {
     /// When the device has no room for it.
     pub fn make_trainable(&mut self) -> Result<()> {
         let variable = |tensor: &Tensor| -> Result<Tensor> {
-            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.as_tensor().clone())
+            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.into_inner())
         };
         self.embed_tokens.weight = variable(&self.embed_tokens.weight)?;
         if let Some(head) = &mut self.lm_head {
