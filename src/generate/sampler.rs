@@ -319,3 +319,6 @@ fn log_sum_exp(logits: &[f32]) -> Result<f64> {
     let sum: f64 = logits.iter().map(|&x| (x - max).exp() as f64).sum();
     Ok(max as f64 + sum.ln())
 }
+
+#[cfg(test)]
+mod tests;
