@@ -115,7 +115,11 @@ mod tests {
             let v = f32::from_bits(bits);
             let (b, h) = (<bf16 as Element>::from_f32(v), <f16 as Element>::from_f32(v));
             assert!(b == bf16::from_f32(v) || v.is_nan() && b.is_nan(), "bf16 of {v}: {b}");
-            assert!(h == f16::from_f32(v) || v.is_nan() && h.is_nan(), "f16 of {v}: {h} {}", f16::from_f32(v));
+            assert!(
+                h == f16::from_f32(v) || v.is_nan() && h.is_nan(),
+                "f16 of {v}: {h} {}",
+                f16::from_f32(v)
+            );
             bits += 9973;
         }
     }

@@ -47,7 +47,10 @@ pub(crate) fn gemm_f32(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * c_rs + n <= c.len(), "gemm: a matrix leaves its slice");
+    assert!(
+        a.holds(m, k) && b.holds(k, n) && (m - 1) * c_rs + n <= c.len(),
+        "gemm: a matrix leaves its slice"
+    );
     let parallelism = match threads {
         1 => gemm::Parallelism::None,
         _ if m * n * k < 48 * 48 * 48 => gemm::Parallelism::None,
@@ -113,7 +116,12 @@ pub(crate) fn matmul<T: Element>(
 }
 
 /// `x w` into `f32`: `x` is `m x k`, `w` is `k x n`.
-pub(crate) fn matmul_f32<T: Element>((m, n, k): (usize, usize, usize), x: Mat<'_, T>, w: Mat<'_, T>, c: &mut [f32]) {
+pub(crate) fn matmul_f32<T: Element>(
+    (m, n, k): (usize, usize, usize),
+    x: Mat<'_, T>,
+    w: Mat<'_, T>,
+    c: &mut [f32],
+) {
     if T::DTYPE == DType::F32 {
         return gemm_f32((m, n, k), 1.0, cast(x), cast(w), false, c, n, 0);
     }
@@ -232,7 +240,9 @@ fn gemv<T: Element>(
         if let Some((t, e, r)) = low_rank {
             for (j, out) in out.chunks_exact_mut(m).enumerate() {
                 for (i, y) in out.iter_mut().enumerate() {
-                    *y += (0..r).map(|c| t.data[i * t.rs + c * t.cs] * e.data[c * e.rs + (j0 + j) * e.cs]).sum::<f32>();
+                    *y += (0..r)
+                        .map(|c| t.data[i * t.rs + c * t.cs] * e.data[c * e.rs + (j0 + j) * e.cs])
+                        .sum::<f32>();
                 }
             }
         }
@@ -292,7 +302,11 @@ pub(crate) fn outer_product<T: Element>((m, n, k): (usize, usize, usize), g: &[T
 }
 
 /// `x aᵀ` in `f32`: `x` is `m x k`, `a` is `r x k`, with few rows in `a`.
-pub(crate) fn thin_product<T: Element>((m, r, k): (usize, usize, usize), x: &[T], a: Mat<'_, f32>) -> Vec<f32> {
+pub(crate) fn thin_product<T: Element>(
+    (m, r, k): (usize, usize, usize),
+    x: &[T],
+    a: Mat<'_, f32>,
+) -> Vec<f32> {
     let mut c: Vec<f32> = uninit(m * r);
     if T::DTYPE == DType::F32 {
         gemm_f32((m, r, k), 1.0, cast(Mat::rows(x, k)), a.t(), false, &mut c, r, 0);

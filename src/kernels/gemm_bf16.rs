@@ -114,7 +114,8 @@ impl<C: Element> Out<C> {
         for i in 0..MR.min(self.m - p * MR) {
             // SAFETY: row `p * MR + i` and columns `q * NR..` lie inside the m x n output, and no other task
             // writes this tile.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.c.add((p * MR + i) * self.n + q * NR), cols) };
+            let row =
+                unsafe { std::slice::from_raw_parts_mut(self.c.add((p * MR + i) * self.n + q * NR), cols) };
             super::cpu::narrow(&acc[i * NR..][..cols], row);
         }
     }
@@ -142,8 +143,11 @@ fn pack<const W: usize>(x: Operand<'_>, first: usize, rows: usize, k: usize, out
             let zero = [bf16::ZERO; W];
             for (pair, out) in out.chunks_exact_mut(W).enumerate() {
                 let low = &x.data[2 * pair * x.cs + first..][..rows];
-                let high =
-                    if 2 * pair + 1 < k { &x.data[(2 * pair + 1) * x.cs + first..][..rows] } else { &zero[..rows] };
+                let high = if 2 * pair + 1 < k {
+                    &x.data[(2 * pair + 1) * x.cs + first..][..rows]
+                } else {
+                    &zero[..rows]
+                };
                 out[rows..].fill(0);
                 for (o, (l, h)) in out.iter_mut().zip(low.iter().zip(high)) {
                     *o = l.to_bits() as u32 | (h.to_bits() as u32) << 16;

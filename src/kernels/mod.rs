@@ -157,9 +157,18 @@ pub(crate) fn same_dtype(op: &str, tensors: &[&Tensor]) -> Result<DType> {
 macro_rules! for_dtype {
     ($op:expr, $dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            candle_core::DType::F32 => { type $T = f32; $body }
-            candle_core::DType::F16 => { type $T = half::f16; $body }
-            candle_core::DType::BF16 => { type $T = half::bf16; $body }
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            candle_core::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
             dtype => candle_core::bail!("{}: wants f32, f16 or bf16, got {dtype:?}", $op),
         }
     };

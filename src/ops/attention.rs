@@ -12,7 +12,7 @@ mod forward;
 use super::Spec;
 use crate::kernels::element::Element;
 use crate::kernels::{Fused, FusedOp, Input, cpu, for_dtype, with_inputs};
-use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -68,7 +68,12 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
     if v.dims() != k.dims() || q.dtype() != k.dtype() || k.dtype() != v.dtype() {
         bail!(
             "attention: wants q, k, v of one dtype, and v of k's shape {:?}, got {:?}, {:?} {:?}, {:?} {:?}",
-            k.dims(), q.dtype(), k.dims(), k.dtype(), v.dims(), v.dtype()
+            k.dims(),
+            q.dtype(),
+            k.dims(),
+            k.dtype(),
+            v.dims(),
+            v.dtype()
         )
     }
     match &options.keys {
@@ -76,14 +81,24 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
             bail!("attention: wants a range of keys for each of {} rows, got {}", shape.b, rows.len())
         }
         Keys::Documents(starts) if starts.len() != shape.b * shape.tk || !options.causal => {
-            bail!("attention: wants causal attention and {} document starts, got {}", shape.b * shape.tk, starts.len())
+            bail!(
+                "attention: wants causal attention and {} document starts, got {}",
+                shape.b * shape.tk,
+                starts.len()
+            )
         }
         _ => {}
     }
     if (options.causal || options.window.is_some()) && shape.tq > shape.tk {
-        bail!("attention: wants no more queries than keys with a causal mask, got {} and {}", shape.tq, shape.tk)
+        bail!(
+            "attention: wants no more queries than keys with a causal mask, got {} and {}",
+            shape.tq,
+            shape.tk
+        )
     }
-    let rows = |t: &Tensor| if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { t.contiguous() };
+    let rows = |t: &Tensor| {
+        if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { t.contiguous() }
+    };
     let op = Op { options: options.clone(), thd, lse: OnceLock::new() };
     rows(q)?.apply_op3(&rows(k)?, &rows(v)?, Fused(op))
 }
@@ -250,7 +265,9 @@ fn reference(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<
             (0..dims.tk).map(move |j| if (from..to).contains(&j) { 0f32 } else { f32::NEG_INFINITY })
         })
     });
-    let mask = Tensor::from_iter(mask, q.device())?.reshape((dims.b, 1, dims.tq, dims.tk))?.to_dtype(scores.dtype())?;
+    let mask = Tensor::from_iter(mask, q.device())?
+        .reshape((dims.b, 1, dims.tq, dims.tk))?
+        .to_dtype(scores.dtype())?;
     let scores = scores.broadcast_add(&mask)?;
     let e = scores.broadcast_sub(&scores.max_keepdim(3)?.detach())?.exp()?;
     let p = e.broadcast_div(&e.sum_keepdim(3)?)?.to_dtype(q.dtype())?;
@@ -269,7 +286,11 @@ fn full() -> Attention {
     Attention { causal: false, ..causal() }
 }
 
-const fn spec(name: &'static str, reference: fn(&[Tensor]) -> Result<Tensor>, fused: fn(&[Tensor]) -> Result<Tensor>) -> Spec {
+const fn spec(
+    name: &'static str,
+    reference: fn(&[Tensor]) -> Result<Tensor>,
+    fused: fn(&[Tensor]) -> Result<Tensor>,
+) -> Spec {
     Spec { name, reference, fused, trainable: &[0, 1, 2], cases: CASES }
 }
 

@@ -19,7 +19,10 @@ pub fn grad_coverage(loss: &Tensor, vars: &[(String, Var)]) -> Result<GradStore>
 }
 
 /// The check over any source of gradients.
-pub(crate) fn covered<'a>(vars: &'a [(String, Var)], grad: impl Fn(&'a Var) -> Option<&'a Tensor>) -> Result<()> {
+pub(crate) fn covered<'a>(
+    vars: &'a [(String, Var)],
+    grad: impl Fn(&'a Var) -> Option<&'a Tensor>,
+) -> Result<()> {
     let mut names = Vec::new();
     for (name, var) in vars {
         match grad(var) {

@@ -216,7 +216,8 @@ pub(super) fn reference(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Re
             t => (smoothing / classes as f64 + if t == c as i64 { 1.0 - smoothing } else { 0.0 }) as f32,
         })
     });
-    let weights = Tensor::from_iter(weights, logits.device())?.reshape(logits.shape())?.to_dtype(logits.dtype())?;
+    let weights =
+        Tensor::from_iter(weights, logits.device())?.reshape(logits.shape())?.to_dtype(logits.dtype())?;
     let count = targets.iter().filter(|t| **t != IGNORE).count().max(1);
     (log_p * weights)?.sum_all()?.affine(-1.0 / count as f64, 0.0)
 }

@@ -47,7 +47,8 @@ impl FusedOp<1> for Embedding {
         // Rows of one id together, in order: each row of the gradient is summed by one thread.
         let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();
         order.sort_by_key(|i| self.ids[*i as usize]);
-        let runs: Vec<&[u32]> = order.chunk_by(|a, b| self.ids[*a as usize] == self.ids[*b as usize]).collect();
+        let runs: Vec<&[u32]> =
+            order.chunk_by(|a, b| self.ids[*a as usize] == self.ids[*b as usize]).collect();
         with_inputs(Self::NAME, [g], |[gs]| {
             for_dtype!(Self::NAME, gs.dtype(), T => {
                 let gs = gs.slice::<T>()?;

@@ -7,7 +7,7 @@
 
 use super::{Case, Spec};
 use crate::kernels::cpu::{par_rows, par_rows2, simd, uninit};
-use crate::kernels::element::{sigmoid, tanh};
+use crate::kernels::element::{exp, sigmoid};
 use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
@@ -57,7 +57,12 @@ fn halves(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 fn pair(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     if gate.shape() != up.shape() {
-        bail!("{}: wants two tensors of one shape, got {:?} and {:?}", activation.name(), gate.dims(), up.dims())
+        bail!(
+            "{}: wants two tensors of one shape, got {:?} and {:?}",
+            activation.name(),
+            gate.dims(),
+            up.dims()
+        )
     }
     same_dtype(activation.name(), &[gate, up])?;
     gate.contiguous()?.apply_op2(&up.contiguous()?, Fused(Gated(activation)))
@@ -95,11 +100,14 @@ const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 /// `gelu(a)` and its derivative.
 #[inline(always)]
 fn gelu(a: f32) -> (f32, f32) {
-    let t = tanh(SQRT_2_OVER_PI * a * (0.044_715 * a).mul_add(a, 1.0));
+    let u = SQRT_2_OVER_PI * a * (0.044_715 * a).mul_add(a, 1.0);
+    // (1 - tanh |u|) / 2, to full relative precision: neither 1 + tanh nor 1 - tanh² is taken by difference.
+    let tail = 1.0 / (exp(2.0 * u.abs()) + 1.0);
+    let phi = if u < 0.0 { tail } else { 1.0 - tail };
     let slope = SQRT_2_OVER_PI * (3.0 * 0.044_715 * a).mul_add(a, 1.0);
-    // The tail's a (1 - t²) is inf * 0 for large a.
-    let bend = if t * t == 1.0 { 0.0 } else { 0.5 * a * (1.0 - t * t) * slope };
-    (0.5 * a * (1.0 + t), 0.5 * (1.0 + t) + bend)
+    // Where the tail is 0, a * slope may be infinite.
+    let bend = if tail == 0.0 { 0.0 } else { 2.0 * a * slope * (tail * (1.0 - tail)) };
+    (if phi == 0.0 { 0.0 } else { a * phi }, phi + bend)
 }
 
 /// `silu(a)` and its derivative.
@@ -150,7 +158,14 @@ impl Gated {
         }
     }
 
-    fn grad_row<T: crate::kernels::element::Element>(&self, a: &[T], b: &[T], g: &[T], da: &mut [T], db: &mut [T]) {
+    fn grad_row<T: crate::kernels::element::Element>(
+        &self,
+        a: &[T],
+        b: &[T],
+        g: &[T],
+        da: &mut [T],
+        db: &mut [T],
+    ) {
         match self.0 {
             Activation::Silu => silu_grad_row(a, b, g, da, db),
             Activation::Gelu => gelu_grad_row(a, b, g, da, db),
@@ -234,8 +249,12 @@ impl FusedOp<2> for Gated {
 }
 
 const ONE: &[Case] = &[&[&[1, 2]], &[&[2, 3, 62]], &[&[3, 66]], &[&[2, 8198]], &[&[512, 1024]]];
-const TWO: &[Case] =
-    &[&[&[1, 1], &[1, 1]], &[&[2, 3, 31], &[2, 3, 31]], &[&[2, 4099], &[2, 4099]], &[&[512, 1408], &[512, 1408]]];
+const TWO: &[Case] = &[
+    &[&[1, 1], &[1, 1]],
+    &[&[2, 3, 31], &[2, 3, 31]],
+    &[&[2, 4099], &[2, 4099]],
+    &[&[512, 1408], &[512, 1408]],
+];
 
 pub(super) const SWIGLU: Spec = Spec {
     name: "swiglu",

@@ -6,7 +6,7 @@
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
 use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, with_inputs};
-use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
 /// Normalizes `x` over its last dimension, scales it by `weight` and adds `bias`. Takes the place of
 /// `candle_nn::ops::layer_norm`.

@@ -36,7 +36,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 /// The product of the rows of `x` with the rows of `w`, plus the bias.
-pub(super) fn forward(op: &'static str, x: Input<'_>, w: Input<'_>, b: Option<Input<'_>>) -> Result<(CpuStorage, Shape)> {
+pub(super) fn forward(
+    op: &'static str,
+    x: Input<'_>,
+    w: Input<'_>,
+    b: Option<Input<'_>>,
+) -> Result<(CpuStorage, Shape)> {
     let (n, k) = (w.dims()[0], w.dims()[1]);
     let m = x.shape().elem_count() / k.max(1);
     let mut dims = x.dims().to_vec();

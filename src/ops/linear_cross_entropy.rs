@@ -4,7 +4,9 @@
 //! and for a trained head `dW = (softmax - onehot)ᵀ h`; backward only scales it. Rows whose target is ignored
 //! cost nothing. Logits and loss are `f32`. After Hsu et al., [Liger Kernel](https://arxiv.org/abs/2410.10989).
 
-use super::cross_entropy::{CrossEntropy, IGNORE, read_targets, reference, row_loss_and_grad, sum_losses, test_targets};
+use super::cross_entropy::{
+    CrossEntropy, IGNORE, read_targets, reference, row_loss_and_grad, sum_losses, test_targets,
+};
 use super::linear::Weight;
 use super::{Spec, storage, tensor};
 use crate::kernels::cpu::{par_rows2, uninit};
@@ -20,10 +22,18 @@ use std::sync::Mutex;
 /// # Errors
 ///
 /// When the shapes do not fit, or a target is neither below `V` nor [`IGNORE`].
-pub fn linear_cross_entropy(hidden: &Tensor, head: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
+pub fn linear_cross_entropy(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    options: &CrossEntropy,
+) -> Result<Tensor> {
     let ((rows, width), (classes, k)) = (hidden.dims2()?, head.dims2()?);
     if width != k {
-        bail!("linear_cross_entropy: wants hidden (N, {k}) for a head ({classes}, {k}), got {:?}", hidden.dims())
+        bail!(
+            "linear_cross_entropy: wants hidden (N, {k}) for a head ({classes}, {k}), got {:?}",
+            hidden.dims()
+        )
     }
     let targets = read_targets("linear_cross_entropy", targets, rows, classes)?;
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
@@ -154,5 +164,10 @@ pub(super) const SPEC: Spec = Spec {
         linear_cross_entropy(&t[0], &t[1], &targets, &CrossEntropy::default())
     },
     trainable: &[0, 1],
-    cases: &[&[&[1, 1], &[1, 1]], &[&[5, 31], &[33, 31]], &[&[7, 33], &[4099, 33]], &[&[96, 128], &[1000, 128]]],
+    cases: &[
+        &[&[1, 1], &[1, 1]],
+        &[&[5, 31], &[33, 31]],
+        &[&[7, 33], &[4099, 33]],
+        &[&[96, 128], &[1000, 128]],
+    ],
 };

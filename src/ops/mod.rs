@@ -33,6 +33,9 @@ pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope::{rope, rope_i, rope_thd};
 pub use softmax::{log_softmax, softmax, softmax_last_dim};
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, WithDType, bail};
 
 /// The shapes of an op's inputs.
@@ -75,13 +78,22 @@ pub const ALL: &[Spec] = &[
     attention::FULL,
 ];
 
-/// Normally distributed inputs for one case.
+/// Normally distributed inputs for one case, the same ones every time.
 ///
 /// # Errors
 ///
 /// When the device has no room.
 pub fn inputs(case: Case, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
-    case.iter().map(|&shape| Tensor::randn(0f32, 1., shape, device)?.to_dtype(dtype)).collect()
+    let mut rng = ChaCha8Rng::seed_from_u64(299_792_458);
+    let normal = |rng: &mut ChaCha8Rng| {
+        let (u, v): (f64, f64) = (rng.random(), rng.random());
+        ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+    };
+    let mut make = |shape: &[usize]| {
+        let data = (0..shape.iter().product()).map(|_| normal(&mut rng)).collect();
+        Tensor::from_vec::<_, f32>(data, shape, device)?.to_dtype(dtype)
+    };
+    case.iter().map(|&shape| make(shape)).collect()
 }
 
 /// The size of the last dimension.

@@ -8,7 +8,7 @@
 use super::{Case, Spec};
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
 use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
-use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex};
 
 /// Normalizes `x` over its last dimension and scales it by `weight`. Takes the place of
@@ -216,7 +216,8 @@ pub(super) const RMS_NORM: Spec = Spec {
     ],
 };
 
-const PAIRS: &[Case] = &[&[&[1, 1], &[1, 1], &[1]], &[&[2, 3, 33], &[2, 3, 33], &[33]], &[&[64, 512], &[64, 512], &[512]]];
+const PAIRS: &[Case] =
+    &[&[&[1, 1], &[1, 1], &[1]], &[&[2, 3, 33], &[2, 3, 33], &[33]], &[&[64, 512], &[64, 512], &[512]]];
 
 pub(super) const ADD_RMS_NORM: Spec = Spec {
     name: "add_rms_norm",

@@ -134,9 +134,11 @@ impl FusedOp<1> for Rope {
     const NAME: &'static str = "rope";
 
     fn cpu(&self, [x]: [Input<'_>; 1]) -> Result<(CpuStorage, Shape)> {
-        let [cos, sin] = with_inputs(Self::NAME, [&self.cos, &self.sin], |[c, s]| {
-            for_dtype!(Self::NAME, c.dtype(), T => Ok([cpu::to_f32(c.slice::<T>()?), cpu::to_f32(s.slice::<T>()?)]))
-        })?;
+        let [cos, sin] = with_inputs(
+            Self::NAME,
+            [&self.cos, &self.sin],
+            |[c, s]| for_dtype!(Self::NAME, c.dtype(), T => Ok([cpu::to_f32(c.slice::<T>()?), cpu::to_f32(s.slice::<T>()?)])),
+        )?;
         let (half, by_row) = (self.cos.dim(D::Minus1)?, self.cos.rank() == 3);
         let [_, n1, n2, d] = *x.dims() else { bail!("rope: wants 4 dimensions, got {:?}", x.dims()) };
         let sign = if self.back { -1.0 } else { 1.0 };

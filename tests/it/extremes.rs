@@ -23,7 +23,10 @@ fn softmax_of_extremes() -> Result<()> {
         // NaN, +inf and nothing but -inf make NaN of their row, and of no other.
         let x = rows(&[f32::NAN, 0., inf, 0., -inf, -inf, 0., 0.], 2, dtype)?;
         let y = values(&ops::softmax_last_dim(&x)?)?;
-        assert!(y[0..6].iter().enumerate().all(|(i, v)| v.is_nan() || i == 3 && *v == 0.0), "{dtype:?} {y:?}");
+        assert!(
+            y[0..6].iter().enumerate().all(|(i, v)| v.is_nan() || i == 3 && *v == 0.0),
+            "{dtype:?} {y:?}"
+        );
         assert_eq!(y[6..], [0.5, 0.5], "{dtype:?}");
         let y = values(&ops::log_softmax(&rows(&[6e4, 0., -inf], 3, dtype)?, D::Minus1)?)?;
         assert_eq!((y[0], y[2]), (0.0, -inf), "{dtype:?} {y:?}");
@@ -53,7 +56,10 @@ fn norms_of_extremes() -> Result<()> {
         let x = rows(&[0., 0., 0., f32::NAN, 1., 1., 3e4, 3e4, 3e4], 3, dtype)?;
         let y = values(&ops::rms_norm(&x, &w, 1e-6)?)?;
         assert_eq!(y[..3], [0., 0., 0.]);
-        assert!(y[3..6].iter().all(|v| v.is_nan()) && y[6..].iter().all(|v| (v - 1.).abs() < 1e-2), "{dtype:?} {y:?}");
+        assert!(
+            y[3..6].iter().all(|v| v.is_nan()) && y[6..].iter().all(|v| (v - 1.).abs() < 1e-2),
+            "{dtype:?} {y:?}"
+        );
         let y = values(&ops::layer_norm(&x, &w, &w, 1e-6)?)?;
         assert_eq!((&y[..3], &y[6..]), (&[1f32; 3][..], &[1f32; 3][..]), "{dtype:?}");
     }
@@ -81,7 +87,11 @@ fn gated_units_of_extremes() -> Result<()> {
 fn a_fully_masked_query_gives_zeros_and_no_gradient() -> Result<()> {
     for dtype in DTYPES {
         for queries in [3, 70] {
-            let make = || Var::from_tensor(&Tensor::randn(0f32, 1., (2, 2, queries, 32), &Device::Cpu)?.to_dtype(dtype)?);
+            let make = || {
+                Var::from_tensor(
+                    &Tensor::randn(0f32, 1., (2, 2, queries, 32), &Device::Cpu)?.to_dtype(dtype)?,
+                )
+            };
             let [q, k, v] = [make()?, make()?, make()?];
             // The second batch row has no key at all.
             let keys = Keys::Rows([(0, queries as u32), (0, 0)].into());
@@ -129,9 +139,11 @@ fn packed_and_padded_attention_equals_separate() -> Result<()> {
 
     // Padding on the left: row ranges hide it.
     let pad = 11;
-    let left = |t: &Tensor| Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &Device::Cpu)?, t], 1);
+    let left =
+        |t: &Tensor| Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &Device::Cpu)?, t], 1);
     let keys = Keys::Rows([(pad as u32, (pad + total) as u32)].into());
-    let padded = ops::attention_thd(&left(&q)?, &left(&k)?, &left(&v)?, &Attention { keys, ..causal.clone() })?;
+    let padded =
+        ops::attention_thd(&left(&q)?, &left(&k)?, &left(&v)?, &Attention { keys, ..causal.clone() })?;
     close(&padded.narrow(1, pad, total)?, &ops::attention_thd(&q, &k, &v, &causal)?)
 }
 
@@ -140,7 +152,9 @@ fn inputs_that_do_not_fit_are_named() -> Result<()> {
     let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
     let w = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
     let message = |r: Result<Tensor>| r.unwrap_err().to_string();
-    assert!(message(ops::rms_norm(&x, &w, 1e-5)).contains("wants a weight of shape [4] for x [2, 4], got [3]"));
+    assert!(
+        message(ops::rms_norm(&x, &w, 1e-5)).contains("wants a weight of shape [4] for x [2, 4], got [3]")
+    );
     assert!(message(ops::linear(&x, &x.narrow(1, 0, 3)?, None)).contains("wants x (.., 3)"));
     let targets = Tensor::new(&[1i64, 4], &Device::Cpu)?;
     assert!(message(ops::cross_entropy(&x, &targets)).contains("wants targets below 4"));
@@ -148,7 +162,9 @@ fn inputs_that_do_not_fit_are_named() -> Result<()> {
     assert!(message(ops::embedding(&ids, &x)).contains("wants ids below 2, got 9"));
     let q = Tensor::zeros((1, 3, 2, 4), DType::F32, &Device::Cpu)?;
     let k = Tensor::zeros((1, 2, 2, 4), DType::F32, &Device::Cpu)?;
-    assert!(message(ops::attention(&q, &k, &k, &Attention::default())).contains("heads of q a multiple of k's"));
+    assert!(
+        message(ops::attention(&q, &k, &k, &Attention::default())).contains("heads of q a multiple of k's")
+    );
     let u = Tensor::zeros((2, 4), DType::U32, &Device::Cpu)?;
     assert!(message(ops::softmax_last_dim(&u)).contains("wants f32, f16 or bf16, got U32"));
     Ok(())
@@ -180,7 +196,9 @@ fn lora_dropout_uses_one_mask() -> Result<()> {
 
 #[test]
 fn grad_coverage_names_the_variables_it_lacks() -> Result<()> {
-    let var = |name: &str| -> Result<(String, Var)> { Ok((name.into(), Var::randn(0f32, 1., (4, 4), &Device::Cpu)?)) };
+    let var = |name: &str| -> Result<(String, Var)> {
+        Ok((name.into(), Var::randn(0f32, 1., (4, 4), &Device::Cpu)?))
+    };
     let vars = [var("reached")?, var("cut")?, var("broken")?];
     let cut = candle_nn::ops::softmax_last_dim(&vars[1].1)?;
     let broken = (vars[2].1.as_tensor() * f64::NAN)?;

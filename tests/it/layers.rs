@@ -33,7 +33,8 @@ fn nothing_imports_to_the_right() {
             let text = std::fs::read_to_string(file).unwrap();
             for (i, line) in text.lines().enumerate() {
                 for part in line.split("crate::").skip(1) {
-                    let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    let name: String =
+                        part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                     let known = LAYERS.iter().any(|(l, _)| *l == name) || name == "cli";
                     let allowed = !known || name == *layer || below.contains(&name.as_str());
                     assert!(allowed, "{}:{}: {layer} must not use {name}", file.display(), i + 1);

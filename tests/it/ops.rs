@@ -33,7 +33,7 @@ fn error(a: &Tensor, exact: &Tensor) -> Result<f64> {
 }
 
 /// As FlashAttention's tests do: our error against a wider reference may be at most twice the error of the plain
-/// op in the same dtype, plus a rounding of the largest value.
+/// op in the same dtype, plus a rounding of the largest term: the inputs are unit normal, so that is 1 at least.
 fn assert_close(what: &str, dtype: DType, ours: &Tensor, plain: &Tensor, exact: &Tensor) -> Result<()> {
     assert_eq!(ours.dims(), exact.dims(), "{what}: shape");
     let (ours, plain) = (error(ours, exact)?, error(plain, exact)?);
@@ -43,7 +43,7 @@ fn assert_close(what: &str, dtype: DType, ours: &Tensor, plain: &Tensor, exact: 
         DType::F16 => 2f64.powi(-11),
         _ => 2f64.powi(-8),
     };
-    let allowed = 2. * plain + rounding * largest.max(0.1);
+    let allowed = 2. * plain + rounding * largest.max(1.0);
     assert!(ours <= allowed, "{what}: error {ours:e}, plain candle has {plain:e}, allowed {allowed:e}");
     Ok(())
 }
@@ -53,12 +53,23 @@ struct Run {
     grads: Vec<Option<Tensor>>,
 }
 
-fn run(f: fn(&[Tensor]) -> Result<Tensor>, op: &Spec, inputs: &[Tensor], layout: View, g: Option<&Tensor>) -> Result<Run> {
+fn run(
+    f: fn(&[Tensor]) -> Result<Tensor>,
+    op: &Spec,
+    inputs: &[Tensor],
+    layout: View,
+    g: Option<&Tensor>,
+) -> Result<Run> {
     let vars: Vec<_> = inputs.iter().map(Var::from_tensor).collect::<Result<_>>()?;
     let inputs: Vec<_> = vars
         .iter()
         .enumerate()
-        .map(|(i, v)| view(&if op.trainable.contains(&i) { v.as_tensor().clone() } else { v.as_detached_tensor() }, layout))
+        .map(|(i, v)| {
+            view(
+                &if op.trainable.contains(&i) { v.as_tensor().clone() } else { v.as_detached_tensor() },
+                layout,
+            )
+        })
         .collect::<Result<_>>()?;
     let y = f(&inputs)?;
     let Some(g) = g else { return Ok(Run { y, grads: Vec::new() }) };

@@ -127,13 +127,16 @@ impl Task<'_> {
             for head in 0..self.dims.group() {
                 for i in (0..tq).step_by(QUERIES) {
                     let rows = QUERIES.min(tq - i);
-                    let seen: Vec<_> = (i..i + rows).map(|i| self.options.visible(self.dims, self.batch, i)).collect();
+                    let seen: Vec<_> =
+                        (i..i + rows).map(|i| self.options.visible(self.dims, self.batch, i)).collect();
                     if seen.iter().all(|(from, to)| *to <= j || *from >= j + cols || from >= to) {
                         continue;
                     }
                     let row = head * tq + i;
-                    let (q, g) =
-                        (Mat::rows(&self.q[row * d..][..rows * d], d), Mat::rows(&self.g[row * d..][..rows * d], d));
+                    let (q, g) = (
+                        Mat::rows(&self.q[row * d..][..rows * d], d),
+                        Mat::rows(&self.g[row * d..][..rows * d], d),
+                    );
                     gemm_f32((rows, cols, d), scale, q, k.t(), false, &mut s, KEYS, 1);
                     gemm_f32((rows, cols, d), 1.0, g, v.t(), false, &mut dp, KEYS, 1);
                     for (r, (from, to)) in seen.iter().enumerate() {

@@ -99,7 +99,16 @@ pub(super) fn tiled<T: Element>(
         for j in (from..to).step_by(KEYS) {
             let cols = KEYS.min(to - j);
             let keys = Mat::rows(&k[j * d..], d).t();
-            gemm_f32((rows, cols, d), options.scale, Mat::rows(&queries, d), keys, false, &mut scores, KEYS, 1);
+            gemm_f32(
+                (rows, cols, d),
+                options.scale,
+                Mat::rows(&queries, d),
+                keys,
+                false,
+                &mut scores,
+                KEYS,
+                1,
+            );
             for (i, (max, sum)) in running.iter_mut().enumerate() {
                 let row = &mut scores[i * KEYS..][..cols];
                 if let Some(cap) = options.softcap {
