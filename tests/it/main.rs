@@ -3,3 +3,9 @@
 mod extremes;
 mod layers;
 mod ops;
+mod train;
+
+/// A file of `tests/fixtures`.
+fn fixture(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
