@@ -110,7 +110,7 @@ fn generation_blocks_keep_whitespace_scope_and_raw_text() {
         {%- endgeneration %}\n{{ x }}{% raw %}{% generation %}{% endraw %}{{ '{% generation %}' }}";
     let template = ChatTemplate::new(source, None, None).unwrap();
     let (text, spans) = template.render_with_spans(&[], None, false, &Map::new()).unwrap();
-    assert_eq!((text.as_str(), &spans[..]), ("2 1{% generation %}{% generation %}", &[0..2][..]));
+    assert_eq!(format!("{text} {spans:?}"), "2 1{% generation %}{% generation %} [0..2]");
     assert!(!ChatTemplate::new("{{ generation }}", None, None).unwrap().has_generation());
 
     // A conversation that contains the marks itself.
@@ -118,7 +118,7 @@ fn generation_blocks_keep_whitespace_scope_and_raw_text() {
     let template = ChatTemplate::new(source, None, None).unwrap();
     let messages = [json!({"role": "user", "content": "\u{FDD0}é\u{FDD1}"})];
     let (text, spans) = template.render_with_spans(&messages, None, false, &Map::new()).unwrap();
-    assert_eq!((text.as_str(), &spans[..]), ("\u{FDD0}é\u{FDD1}", &[0..8][..]));
+    assert_eq!(format!("{text} {spans:?}"), "\u{FDD0}é\u{FDD1} [0..8]");
 }
 
 #[test]
