@@ -86,8 +86,11 @@ fn series(metrics: &[Metric], value: impl Fn(&Metric) -> Option<f64>) -> Vec<(f6
 }
 
 fn tiles(html: &mut String, report: &Report) {
-    *html += "<div class=\"tiles\">\n";
-    for (label, value, note) in tile_list(report) {
+    let tiles = tile_list(report);
+    // One row, or two of about the same length.
+    let columns = if tiles.len() > 6 { tiles.len().div_ceil(2) } else { tiles.len().max(1) };
+    let _ = writeln!(html, "<div class=\"tiles\" style=\"--columns: {columns}\">");
+    for (label, value, note) in tiles {
         let _ = writeln!(
             html,
             "<div class=\"tile\"><span>{label}</span><b>{value}</b><small>{note}</small></div>"
@@ -257,7 +260,6 @@ pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".report-");
     // A temporary file is private by default; this one is to have what the umask gives to any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
