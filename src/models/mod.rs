@@ -1,1 +1,25 @@
-//! models.
+//! Decoders of open checkpoints, by `model_type`: llama, mistral, qwen2, qwen3, gemma3, phi3.
+//!
+//! They are one decoder ([`Model`]); an architecture's file says which parts it is made of and what
+//! `config.json` leaves unsaid.
+
+mod build;
+mod config;
+mod context;
+mod gemma3;
+mod layer;
+mod llama;
+mod lora;
+mod mistral;
+mod model;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod raw;
+mod rope;
+
+pub use config::{Config, LayerConfig};
+pub use context::Context;
+pub use layer::Layer;
+pub use lora::{LoraOptions, Targets};
+pub use model::Model;

@@ -1,0 +1,285 @@
+//! The decoder: tokens to vectors, layers, a norm, and the head's logits.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+
+use super::context::Positions;
+use super::{Config, Context, Layer};
+use crate::load::Weights;
+use crate::nn::{Embedding, KvCache, Linear, Pass, RmsNorm, Rope};
+use crate::ops::{self, Keys};
+
+/// A decoder with its weights.
+#[derive(Debug)]
+pub struct Model {
+    /// What it is made of.
+    pub config: Config,
+    pub(super) embed_tokens: Embedding,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: RmsNorm,
+    pub(super) lm_head: Option<Tensor>,
+    pub(super) ropes: Vec<Rope>,
+    pub(super) dtype: DType,
+    pub(super) device: Device,
+}
+
+impl Model {
+    /// Loads a model directory: `config.json` and its safetensors weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_dir`], [`Weights::open`] and [`Model::load`].
+    pub fn from_dir(dir: &Path, dtype: DType, device: &Device) -> crate::Result<Self> {
+        let config = Config::from_dir(dir)?;
+        Self::load(&config, &Weights::open(dir)?, dtype, device)
+    }
+
+    /// The type that is computed in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// An empty cache for rows that begin at the indices `starts`: row `i` is padded on the left with
+    /// `starts[i]` tokens.
+    pub fn cache(&self, starts: &[usize]) -> KvCache {
+        KvCache::new(self.layers.len(), starts)
+    }
+
+    /// The logits of the last position, for tokens that follow those in `cache`.
+    ///
+    /// # Shapes
+    ///
+    /// `input_ids` is (B, T), u32; the result is (B, V), f32.
+    ///
+    /// # Errors
+    ///
+    /// When there is no token, an id is outside the vocabulary, or the cache is of another batch or model. The
+    /// cache then holds what it held before.
+    pub fn forward(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let (_, len) = self.check(input_ids)?;
+        let x = self.read(input_ids, cache)?;
+        // A cache whose keys were rotated anew has read more than the last chunk.
+        let last = x.dim(1)? - 1;
+        debug_assert!(last + 1 >= len);
+        let x = self.final_norm(&x.narrow(1, last, 1)?.squeeze(1)?, Pass::default())?;
+        self.project(&x)
+    }
+
+    /// The logits of every position of a batch, without gradients.
+    ///
+    /// # Shapes
+    ///
+    /// `input_ids` is (B, T), u32; the result is (B, T, V), f32.
+    ///
+    /// # Errors
+    ///
+    /// When there is no token, an id is outside the vocabulary, or `keys` is of another batch.
+    pub fn logits(&self, input_ids: &Tensor, keys: Keys) -> Result<Tensor> {
+        let (rows, len) = self.check(input_ids)?;
+        let context = self.context(rows, len, keys, Pass::default())?;
+        self.project(&self.hidden(input_ids, &context)?)
+    }
+
+    /// What the layers need to know of a batch of (`rows`, `len`) tokens. A token's position is its distance
+    /// from the first key of its row or document.
+    ///
+    /// # Errors
+    ///
+    /// When `keys` is of another batch.
+    pub fn context(&self, rows: usize, len: usize, keys: Keys, pass: Pass) -> Result<Context> {
+        let positions = Positions::new(rows, 0, len, &keys)?;
+        let rotations = self.ropes.iter().map(|rope| positions.rotation(rope)).collect::<Result<_>>()?;
+        Ok(Context { rotations, keys, pass })
+    }
+
+    /// The vectors that the head sees: embedding, layers and the final norm.
+    ///
+    /// # Shapes
+    ///
+    /// `input_ids` is (B, T), u32; the result is (B, T, hidden).
+    ///
+    /// # Errors
+    ///
+    /// When an id is outside the vocabulary, or the context is of another batch.
+    pub fn hidden(&self, input_ids: &Tensor, context: &Context) -> Result<Tensor> {
+        let mut x = self.embed(input_ids, context.pass)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, context)?;
+        }
+        self.final_norm(&x, context.pass)
+    }
+
+    /// The vectors of the tokens: what the first layer sees.
+    ///
+    /// # Errors
+    ///
+    /// When an id is outside the vocabulary.
+    pub fn embed(&self, input_ids: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.embed_tokens.forward(input_ids, self.dtype, pass)
+    }
+
+    /// The layers, from the first to the last.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Normalizes what the last layer gives: what the head sees.
+    ///
+    /// # Errors
+    ///
+    /// When the last dimension of `x` is not the model's.
+    pub fn final_norm(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.norm.forward(x, pass)
+    }
+
+    /// The head (V, hidden): the embedding's table if the two are tied.
+    pub fn head(&self) -> &Tensor {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens.weight)
+    }
+
+    fn project(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear(x, &self.head().detach(), None)?.to_dtype(DType::F32)
+    }
+
+    fn check(&self, input_ids: &Tensor) -> Result<(usize, usize)> {
+        match input_ids.dims() {
+            &[rows, len] if rows > 0 && len > 0 => Ok((rows, len)),
+            dims => bail!("input_ids: wants shape (rows, tokens) with at least one token, got {dims:?}"),
+        }
+    }
+
+    /// Runs the layers on tokens that follow those in `cache`, and adds theirs to it.
+    fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let (rows, len) = input_ids.dims2()?;
+        if cache.starts().len() != rows || cache.layers_mut().len() != self.layers.len() {
+            bail!(
+                "kv cache: wants {rows} rows and {} layers, got {} and {}",
+                self.layers.len(),
+                cache.starts().len(),
+                cache.layers_mut().len()
+            )
+        }
+        let at = cache.len();
+        let end = at + len;
+        let keys = match cache.starts().iter().any(|&start| start > 0) {
+            true => Keys::Rows(cache.starts().iter().map(|&start| (start.min(end) as u32, end as u32)).collect()),
+            false => Keys::All,
+        };
+        let positions = Positions::new(rows, at, len, &keys)?;
+        if self.config.ropes.iter().any(|rope| rope.has_regimes()) {
+            let regime = self.config.ropes.iter().map(|rope| rope.regime(positions.total)).sum();
+            if regime != cache.regime && at > 0 {
+                return self.read_again(input_ids, cache, regime);
+            }
+            cache.regime = regime;
+        }
+        let pass = Pass::default();
+        let rotations = self.ropes.iter().map(|rope| positions.rotation(rope)).collect::<Result<_>>()?;
+        let context = Context { rotations, keys, pass };
+        let mut x = self.embed(input_ids, pass)?;
+        for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
+            x = layer.forward_cached(&x, &context, cache, at)?;
+        }
+        if self.config.ropes.iter().any(|rope| rope.has_regimes()) {
+            for (row, ids) in cache.tokens.iter_mut().zip(input_ids.to_vec2::<u32>()?) {
+                row.extend(ids);
+            }
+        }
+        cache.advance(len);
+        Ok(x)
+    }
+
+    /// Reads all tokens anew: with these the sequence comes to other frequencies than its keys were rotated with.
+    fn read_again(&self, input_ids: &Tensor, cache: &mut KvCache, regime: usize) -> Result<Tensor> {
+        let mut ids = cache.tokens.concat();
+        let before = Tensor::from_vec(std::mem::take(&mut ids), (cache.starts().len(), cache.len()), &self.device)?;
+        let all = Tensor::cat(&[&before, input_ids], 1)?;
+        cache.truncate(0);
+        cache.regime = regime;
+        self.read(&all, cache)
+    }
+
+    /// The linear layers of all layers by path, `model.layers.0.self_attn.q_proj`; the head is not one.
+    pub fn linears(&self) -> Vec<(String, &Linear)> {
+        let prefix = &self.config.prefix;
+        let of = |(i, layer): (usize, &'_ Layer)| {
+            layer.linears().into_iter().map(move |(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear))
+        };
+        self.layers.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// As [`Model::linears`], to be changed.
+    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let prefix = &self.config.prefix;
+        let mut linears = Vec::new();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let of = layer.linears_mut().into_iter();
+            linears.extend(of.map(|(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear)));
+        }
+        linears
+    }
+
+    /// All weights by their names in the checkpoint, LoRA's excepted. A tied head is not listed.
+    pub fn named_tensors(&self) -> Vec<(String, Tensor)> {
+        let prefix = &self.config.prefix;
+        let mut tensors = vec![(format!("{prefix}.embed_tokens.weight"), self.embed_tokens.weight.clone())];
+        for (path, linear) in self.linears() {
+            tensors.push((format!("{path}.weight"), linear.weight.clone()));
+            tensors.extend(linear.bias.as_ref().map(|bias| (format!("{path}.bias"), bias.clone())));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let name = |name: &str| format!("{prefix}.layers.{i}.{name}.weight");
+            tensors.extend(layer.norms().into_iter().map(|(path, norm)| (name(path), norm.weight().clone())));
+        }
+        tensors.push((format!("{prefix}.norm.weight"), self.norm.weight().clone()));
+        tensors.extend(self.lm_head.as_ref().map(|head| ("lm_head.weight".to_string(), head.clone())));
+        tensors
+    }
+
+    /// The number of weights, LoRA's excepted; a tied head counts once.
+    pub fn parameter_count(&self) -> usize {
+        self.config.parameter_count()
+    }
+
+    /// Makes every weight an f32 variable, for full fine-tuning. A tied head and embedding stay one.
+    ///
+    /// # Errors
+    ///
+    /// When the device has no room for it.
+    pub fn make_trainable(&mut self) -> Result<()> {
+        let variable = |tensor: &Tensor| Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.as_tensor().clone());
+        self.embed_tokens.weight = variable(&self.embed_tokens.weight)?;
+        for head in &mut self.lm_head {
+            *head = variable(head)?;
+        }
+        for (_, linear) in self.linears_mut() {
+            linear.weight = variable(&linear.weight)?;
+            for bias in &mut linear.bias {
+                *bias = variable(bias)?;
+            }
+        }
+        let norms = self.layers.iter_mut().flat_map(Layer::norms_mut).chain([&mut self.norm]);
+        norms.into_iter().try_for_each(|norm| {
+            let weight = variable(norm.weight())?;
+            norm.set_weight(weight)
+        })
+    }
+
+    /// The variables: weights by their names in the checkpoint, then LoRA's by their names in a PEFT adapter.
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        let weights = self.named_tensors().into_iter().filter(|(_, tensor)| tensor.is_variable());
+        let mut variables: Vec<(String, Var)> =
+            weights.filter_map(|(name, tensor)| Some((name, Var::from_tensor(&tensor).ok()?))).collect();
+        for (path, a, b) in self.lora_tensors() {
+            variables.push((format!("base_model.model.{path}.lora_A.weight"), a));
+            variables.push((format!("base_model.model.{path}.lora_B.weight"), b));
+        }
+        variables
+    }
+}

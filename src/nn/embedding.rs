@@ -1,0 +1,34 @@
+//! The token embedding: a row of a table for each token id.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::Pass;
+use crate::ops;
+
+/// A table of vectors, looked up by token id.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// (vocabulary, hidden).
+    pub weight: Tensor,
+    /// What the vectors are multiplied by, rounded to the compute dtype first.
+    pub scale: Option<f64>,
+}
+
+impl Embedding {
+    /// The vectors of `ids` in `dtype`.
+    ///
+    /// # Shapes
+    ///
+    /// `ids` is (B, T), u32; the result is (B, T, hidden).
+    ///
+    /// # Errors
+    ///
+    /// When an id is outside the table.
+    pub fn forward(&self, ids: &Tensor, dtype: DType, pass: Pass) -> Result<Tensor> {
+        let x = ops::embedding(ids, &pass.tensor(&self.weight))?.to_dtype(dtype)?;
+        match self.scale {
+            Some(scale) => x * scale,
+            None => Ok(x),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Scaled dot-product attention, `softmax(s q kᵀ + mask) v`, in memory linear in the length.
+//!
+//! Keys are visited in tiles with a running maximum and sum (Dao et al., [FlashAttention](https://arxiv.org/abs/2205.14135));
+//! backward recomputes each tile from the row's logsumexp: `dv = pᵀ g`, `dp = g vᵀ`, `ds = p (dp - sum(g y))`,
+//! `dq = s ds k`, `dk = s dsᵀ q`. Every mask here is a range of keys for each query, so that tiles outside it are
+//! skipped. A query that sees no key gives zeros. Computed in `f32`. With a soft cap `c`, scores are
+//! `c tanh(s q kᵀ / c)`.
+
+mod backward;
+mod forward;
+
+use super::Spec;
+use crate::kernels::element::Element;
+use crate::kernels::{Fused, FusedOp, Input, cpu, for_dtype, with_inputs};
+use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
+
+/// Which keys a query may see, beside causality and the window.
+#[derive(Clone, Debug, Default)]
+pub enum Keys {
+    /// All of them.
+    #[default]
+    All,
+    /// For each batch row, the first valid key and the one after the last: padding on either side.
+    Rows(Arc<[(u32, u32)]>),
+    /// Packed documents: for each batch row and key position, `B * Tk` in all, the first position of its document.
+    Documents(Arc<[u32]>),
+}
+
+/// Options of [`attention`].
+#[derive(Clone, Debug, Default)]
+pub struct Attention {
+    /// The factor `s` of the scores, commonly `1 / sqrt(D)`.
+    pub scale: f32,
+    /// A query sees no key after its own position.
+    pub causal: bool,
+    /// A query sees this many keys at most, its own the last of them.
+    pub window: Option<usize>,
+    /// The soft cap `c` of the scores.
+    pub softcap: Option<f32>,
+    /// Padding or packing.
+    pub keys: Keys,
+}
+
+/// Attention of `q` `(B, H, Tq, D)` over `k` and `v` `(B, Hkv, Tk, D)`, `H` a multiple of `Hkv`: `(B, H, Tq, D)`.
+///
+/// Query `i` stands at key position `Tk - Tq + i`, as with a cache.
+///
+/// # Errors
+///
+/// When the shapes or dtypes do not fit, or a mask has the wrong length.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+    apply(q, k, v, options, false)
+}
+
+/// [`attention`] over `(B, T, H, D)` tensors, as projections make them.
+///
+/// # Errors
+///
+/// As [`attention`].
+pub fn attention_thd(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+    apply(q, k, v, options, true)
+}
+
+fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> Result<Tensor> {
+    let shape = Dims::new(q.dims(), k.dims(), thd)?;
+    if v.dims() != k.dims() || q.dtype() != k.dtype() || k.dtype() != v.dtype() {
+        bail!(
+            "attention: wants q, k, v of one dtype, and v of k's shape {:?}, got {:?}, {:?} {:?}, {:?} {:?}",
+            k.dims(),
+            q.dtype(),
+            k.dims(),
+            k.dtype(),
+            v.dims(),
+            v.dtype()
+        )
+    }
+    match &options.keys {
+        Keys::Rows(rows) if rows.len() != shape.b => {
+            bail!("attention: wants a range of keys for each of {} rows, got {}", shape.b, rows.len())
+        }
+        Keys::Documents(starts) if starts.len() != shape.b * shape.tk || !options.causal => {
+            bail!(
+                "attention: wants causal attention and {} document starts, got {}",
+                shape.b * shape.tk,
+                starts.len()
+            )
+        }
+        _ => {}
+    }
+    if (options.causal || options.window.is_some()) && shape.tq > shape.tk {
+        bail!(
+            "attention: wants no more queries than keys with a causal mask, got {} and {}",
+            shape.tq,
+            shape.tk
+        )
+    }
+    let rows = |t: &Tensor| {
+        if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { t.contiguous() }
+    };
+    let op = Op { options: options.clone(), thd, lse: OnceLock::new() };
+    rows(q)?.apply_op3(&rows(k)?, &rows(v)?, Fused(op))
+}
+
+/// The sizes of one attention.
+#[derive(Clone, Copy, Debug)]
+struct Dims {
+    b: usize,
+    h: usize,
+    hkv: usize,
+    tq: usize,
+    tk: usize,
+    d: usize,
+}
+
+impl Dims {
+    fn new(q: &[usize], k: &[usize], thd: bool) -> Result<Self> {
+        if let ([b, q1, q2, d], [bk, k1, k2, dk]) = (q, k) {
+            let ((h, tq), (hkv, tk)) = if thd { ((*q2, *q1), (*k2, *k1)) } else { ((*q1, *q2), (*k1, *k2)) };
+            if b == bk && d == dk && hkv > 0 && h % hkv == 0 && tk > 0 && *d > 0 {
+                return Ok(Dims { b: *b, h, hkv, tq, tk, d: *d });
+            }
+        }
+        let layout = if thd { "(B, T, H, D)" } else { "(B, H, T, D)" };
+        bail!("attention: wants q and k {layout} with heads of q a multiple of k's, got {q:?} and {k:?}")
+    }
+
+    /// Heads of `q` for each head of `k`.
+    fn group(&self) -> usize {
+        self.h / self.hkv
+    }
+}
+
+impl Attention {
+    /// The keys `[from, to)` that query `i` of batch row `b` sees.
+    fn visible(&self, dims: &Dims, b: usize, i: usize) -> (usize, usize) {
+        let position = (dims.tk + i).saturating_sub(dims.tq);
+        let (mut from, mut to) = (0, dims.tk);
+        if self.causal {
+            to = position + 1;
+        }
+        if let Some(window) = self.window {
+            from = (position + 1).saturating_sub(window);
+        }
+        match &self.keys {
+            Keys::All => {}
+            Keys::Rows(rows) => {
+                from = from.max(rows[b].0 as usize);
+                to = to.min(rows[b].1 as usize);
+            }
+            Keys::Documents(starts) => from = from.max(starts[b * dims.tk + position] as usize),
+        }
+        (from, to.max(from))
+    }
+}
+
+/// A tensor as `(B, H, T)` rows of `D`, wherever they lie.
+#[derive(Clone, Copy)]
+struct Heads<'a, T> {
+    data: &'a [T],
+    strides: [usize; 3],
+    d: usize,
+}
+
+impl<'a, T: Element> Heads<'a, T> {
+    fn new(x: Input<'a>, thd: bool) -> Result<Self> {
+        let (s, dims) = (x.stride(), x.dims());
+        let strides = if thd { [s[0], s[2], s[1]] } else { [s[0], s[1], s[2]] };
+        Ok(Heads { data: x.strided::<T>()?, strides, d: dims[3] })
+    }
+
+    fn row(&self, b: usize, h: usize, t: usize) -> &'a [T] {
+        &self.data[b * self.strides[0] + h * self.strides[1] + t * self.strides[2]..][..self.d]
+    }
+
+    /// In `f32`, one head after the other: `(B, H, T, D)`.
+    fn widen(&self, b: usize, h: usize, t: usize) -> Vec<f32> {
+        let mut out = cpu::uninit(b * h * t * self.d);
+        out.par_chunks_mut((t * self.d).max(1)).enumerate().for_each(|(i, head)| {
+            for (j, row) in head.chunks_exact_mut(self.d).enumerate() {
+                cpu::widen(self.row(i / h, i % h, j), row);
+            }
+        });
+        out
+    }
+}
+
+/// `(B, H, T, D)` in `f32` as a tensor's elements, in its layout.
+fn narrow_heads<T: Element>(x: &[f32], b: usize, h: usize, t: usize, d: usize, thd: bool) -> Vec<T> {
+    let mut out = cpu::uninit::<T>(b * h * t * d);
+    cpu::par_rows(&mut out, d, |first, rows| {
+        for (i, out) in rows.chunks_exact_mut(d).enumerate() {
+            let row = first + i;
+            let from = match thd {
+                true => (row / (t * h) * h + row % h) * t + row / h % t,
+                false => row,
+            };
+            cpu::narrow(&x[from * d..][..d], out);
+        }
+    });
+    out
+}
+
+struct Op {
+    options: Attention,
+    thd: bool,
+    /// The logsumexp of each query's scores, `(B, H, Tq)`; `-inf` where it sees nothing.
+    lse: OnceLock<Vec<f32>>,
+}
+
+impl FusedOp<3> for Op {
+    const NAME: &'static str = "attention";
+
+    fn cpu(&self, [q, k, v]: [Input<'_>; 3]) -> Result<(CpuStorage, Shape)> {
+        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
+        for_dtype!(Self::NAME, q.dtype(), T => {
+            let [qh, kh, vh] = [Heads::<T>::new(q, self.thd)?, Heads::new(k, self.thd)?, Heads::new(v, self.thd)?];
+            let (y, lse) = match dims.tq {
+                1..=4 => forward::few_queries(&self.options, &dims, qh, kh, vh),
+                _ => forward::tiled(&self.options, &dims, qh, kh, vh),
+            };
+            self.lse.set(lse).ok();
+            Ok((super::storage(narrow_heads::<T>(&y, dims.b, dims.h, dims.tq, dims.d, self.thd)), q.shape()))
+        })
+    }
+
+    fn grad(&self, [q, k, v]: [&Tensor; 3], y: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
+        let Some(lse) = self.lse.get() else { bail!("attention: backward before forward") };
+        with_inputs(Self::NAME, [q, k, v, y, g], |inputs| {
+            for_dtype!(Self::NAME, q.dtype(), T => {
+                let mut heads = Vec::with_capacity(5);
+                for x in inputs {
+                    heads.push(Heads::<T>::new(x, self.thd)?);
+                }
+                let Dims { b, h, hkv, tq, tk, d } = dims;
+                let (dq, dk, dv) = backward::gradients(&self.options, &dims, &heads, lse);
+                let grad = |t: &Tensor, data: &[f32], h: usize, len: usize| {
+                    let data = t.track_op().then(|| narrow_heads::<T>(data, b, h, len, d, self.thd));
+                    data.map(|data| super::tensor(data, t.shape(), t.device())).transpose()
+                };
+                Ok([grad(q, &dq, h, tq)?, grad(k, &dk, hkv, tk)?, grad(v, &dv, hkv, tk)?])
+            })
+        })
+    }
+}
+
+/// Whole scores with an additive mask, in plain Candle ops.
+fn reference(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+    let dims = Dims::new(q.dims(), k.dims(), false)?;
+    let repeat = |t: &Tensor| {
+        let (b, h, len, d) = t.dims4()?;
+        t.unsqueeze(2)?.expand((b, h, dims.group(), len, d))?.reshape((b, h * dims.group(), len, d))
+    };
+    let (k, v) = (repeat(k)?, repeat(v)?);
+    let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * options.scale as f64)?;
+    let mut scores = super::wide(&scores)?;
+    if let Some(cap) = options.softcap {
+        scores = ((scores / cap as f64)?.tanh()? * cap as f64)?;
+    }
+    let mask = (0..dims.b).flat_map(|b| {
+        (0..dims.tq).flat_map(move |i| {
+            let (from, to) = options.visible(&dims, b, i);
+            (0..dims.tk).map(move |j| if (from..to).contains(&j) { 0f32 } else { f32::NEG_INFINITY })
+        })
+    });
+    let mask = Tensor::from_iter(mask, q.device())?
+        .reshape((dims.b, 1, dims.tq, dims.tk))?
+        .to_dtype(scores.dtype())?;
+    let scores = scores.broadcast_add(&mask)?;
+    let e = scores.broadcast_sub(&scores.max_keepdim(3)?.detach())?.exp()?;
+    let p = e.broadcast_div(&e.sum_keepdim(3)?)?.to_dtype(q.dtype())?;
+    p.matmul(&v.contiguous()?)
+}
+
+fn causal() -> Attention {
+    Attention { scale: 0.3, causal: true, ..Default::default() }
+}
+
+fn window() -> Attention {
+    Attention { window: Some(7), softcap: Some(2.0), ..causal() }
+}
+
+fn full() -> Attention {
+    Attention { causal: false, ..causal() }
+}
+
+const fn spec(
+    name: &'static str,
+    reference: fn(&[Tensor]) -> Result<Tensor>,
+    fused: fn(&[Tensor]) -> Result<Tensor>,
+) -> Spec {
+    Spec { name, reference, fused, trainable: &[0, 1, 2], cases: CASES }
+}
+
+const CASES: &[super::Case] = &[
+    &[&[1, 1, 1, 1], &[1, 1, 1, 1], &[1, 1, 1, 1]],
+    &[&[2, 4, 31, 33], &[2, 2, 31, 33], &[2, 2, 31, 33]],
+    &[&[1, 2, 3, 64], &[1, 1, 70, 64], &[1, 1, 70, 64]],
+    &[&[1, 3, 150, 64], &[1, 3, 200, 64], &[1, 3, 200, 64]],
+];
+
+pub(super) const CAUSAL: Spec = spec(
+    "attention_causal",
+    |t| reference(&t[0], &t[1], &t[2], &causal()),
+    |t| attention(&t[0], &t[1], &t[2], &causal()),
+);
+
+pub(super) const WINDOW: Spec = spec(
+    "attention_window_softcap",
+    |t| reference(&t[0], &t[1], &t[2], &window()),
+    |t| attention(&t[0], &t[1], &t[2], &window()),
+);
+
+pub(super) const FULL: Spec = spec(
+    "attention_full",
+    |t| reference(&t[0], &t[1], &t[2], &full()),
+    |t| attention(&t[0], &t[1], &t[2], &full()),
+);

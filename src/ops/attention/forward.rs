@@ -1,0 +1,180 @@
+//! The forward pass: tiles of queries by tiles of keys, and a path for a few queries over a long cache.
+
+use super::{Attention, Dims, Heads};
+use crate::kernels::cpu::{self, simd, uninit};
+use crate::kernels::element::{Element, exp, tanh};
+use crate::kernels::gemm::{Mat, gemm_f32};
+use rayon::prelude::*;
+
+/// Queries and keys in a tile.
+pub(super) const QUERIES: usize = 64;
+pub(super) const KEYS: usize = 128;
+
+simd! {
+    /// Scores to capped scores.
+    fn cap_scores<>(s: &mut [f32], cap: f32) {
+        for s in s.iter_mut() {
+            *s = cap * tanh(*s / cap);
+        }
+    }
+
+    /// One row of scores, masked outside `from..to`, to `e^(s - max)`; the running maximum and sum.
+    fn online_softmax<>(s: &mut [f32], from: usize, to: usize, max: f32, sum: f32) -> (f32, f32) {
+        let new = cpu::max(&s[from..to]);
+        let new = if new > max { new } else { max };
+        s[..from].fill(0.0);
+        s[to..].fill(0.0);
+        // A row that has seen nothing but -inf keeps a finite shift, so that no NaN arises of inf - inf.
+        let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
+        let seen = &mut s[from..to];
+        for s in seen.iter_mut() {
+            *s = exp(*s - shift);
+        }
+        let seen = &*seen;
+        (new, sum * exp(max - shift) + cpu::sum_by(seen.len(), |i| seen[i]))
+    }
+
+    /// `y *= s`.
+    fn scale_row<>(y: &mut [f32], s: f32) {
+        for y in y.iter_mut() {
+            *y *= s;
+        }
+    }
+
+    /// Dot products of `q` with the rows of `k`, `stride` apart.
+    fn scores<T>(q: &[f32], k: &[T], stride: usize, out: &mut [f32]) {
+        let d = q.len();
+        for (j, out) in out.iter_mut().enumerate() {
+            let k = &k[j * stride..][..d];
+            *out = cpu::sum_by(d, |i| q[i] * k[i].to_f32());
+        }
+    }
+
+    /// `y += sum of p[j] v[j]`, the rows of `v` `stride` apart.
+    fn weighted_sum<T>(p: &[f32], v: &[T], stride: usize, y: &mut [f32]) {
+        let d = y.len();
+        for (j, p) in p.iter().enumerate() {
+            for (y, v) in y.iter_mut().zip(&v[j * stride..][..d]) {
+                *y = v.to_f32().mul_add(*p, *y);
+            }
+        }
+    }
+}
+
+/// The output in `f32`, `(B, H, Tq, D)`, and the logsumexp of each query's scores.
+pub(super) fn tiled<T: Element>(
+    options: &Attention,
+    dims: &Dims,
+    q: Heads<'_, T>,
+    k: Heads<'_, T>,
+    v: Heads<'_, T>,
+) -> (Vec<f32>, Vec<f32>) {
+    let Dims { b, h, hkv, tq, tk, d } = *dims;
+    let (k, v) = (k.widen(b, hkv, tk), v.widen(b, hkv, tk));
+    let mut y: Vec<f32> = uninit(b * h * tq * d);
+    let mut lse: Vec<f32> = uninit(b * h * tq);
+    let tiles: Vec<_> = y
+        .chunks_mut(tq * d)
+        .zip(lse.chunks_mut(tq))
+        .enumerate()
+        .flat_map(|(head, (y, lse))| {
+            let tiles = y.chunks_mut(QUERIES * d).zip(lse.chunks_mut(QUERIES));
+            tiles.enumerate().map(move |(tile, (y, lse))| (head, tile * QUERIES, y, lse))
+        })
+        .collect();
+    tiles.into_par_iter().for_each(|(head, first, y, lse)| {
+        let (batch, kv) = (head / h, head / h * hkv + head % h / dims.group());
+        let (k, v) = (&k[kv * tk * d..][..tk * d], &v[kv * tk * d..][..tk * d]);
+        let rows = lse.len();
+        let mut queries = vec![0f32; rows * d];
+        for (i, row) in queries.chunks_exact_mut(d).enumerate() {
+            cpu::widen(q.row(batch, head % h, first + i), row);
+        }
+        let seen: Vec<_> = (0..rows).map(|i| options.visible(dims, batch, first + i)).collect();
+        let from = seen.iter().map(|s| s.0).min().unwrap_or(0);
+        let to = seen.iter().map(|s| s.1).max().unwrap_or(0);
+        let mut scores = vec![0f32; rows * KEYS];
+        let mut running = vec![(f32::NEG_INFINITY, 0f32); rows];
+        y.fill(0.0);
+        for j in (from..to).step_by(KEYS) {
+            let cols = KEYS.min(to - j);
+            let keys = Mat::rows(&k[j * d..], d).t();
+            gemm_f32(
+                (rows, cols, d),
+                options.scale,
+                Mat::rows(&queries, d),
+                keys,
+                false,
+                &mut scores,
+                KEYS,
+                1,
+            );
+            for (i, (max, sum)) in running.iter_mut().enumerate() {
+                let row = &mut scores[i * KEYS..][..cols];
+                if let Some(cap) = options.softcap {
+                    cap_scores(row, cap);
+                }
+                let (from, to) = (seen[i].0.clamp(j, j + cols) - j, seen[i].1.clamp(j, j + cols) - j);
+                let (new_max, new_sum) = online_softmax(row, from, to.max(from), *max, *sum);
+                if new_max > *max && *sum > 0.0 {
+                    scale_row(&mut y[i * d..][..d], exp(*max - new_max));
+                }
+                (*max, *sum) = (new_max, new_sum);
+            }
+            let values = Mat::rows(&v[j * d..], d);
+            gemm_f32((rows, d, cols), 1.0, Mat::rows(&scores, KEYS), values, true, y, d, 1);
+        }
+        for (i, (max, sum)) in running.into_iter().enumerate() {
+            lse[i] = if sum == 0.0 { f32::NEG_INFINITY } else { max + sum.ln() };
+            scale_row(&mut y[i * d..][..d], if sum == 0.0 { 0.0 } else { 1.0 / sum });
+        }
+    });
+    (y, lse)
+}
+
+/// [`tiled`] for a few queries: each key and value is read once, in place.
+pub(super) fn few_queries<T: Element>(
+    options: &Attention,
+    dims: &Dims,
+    q: Heads<'_, T>,
+    k: Heads<'_, T>,
+    v: Heads<'_, T>,
+) -> (Vec<f32>, Vec<f32>) {
+    let Dims { b, h, hkv, tq, tk, d } = *dims;
+    let group = dims.group();
+    let mut y = vec![0f32; b * h * tq * d];
+    let mut lse = vec![0f32; b * h * tq];
+    // A task is a head of keys with its group of query heads.
+    let body = |head: usize, y: &mut [f32], lse: &mut [f32]| {
+        let (batch, kv) = (head / hkv, head % hkv);
+        let mut query = vec![0f32; d];
+        let mut row = vec![0f32; tk];
+        for i in 0..group * tq {
+            let (from, to) = options.visible(dims, batch, i % tq);
+            if from >= to {
+                lse[i] = f32::NEG_INFINITY;
+                continue;
+            }
+            cpu::widen(q.row(batch, kv * group + i / tq, i % tq), &mut query);
+            scale_row(&mut query, options.scale);
+            let row = &mut row[..to - from];
+            let at = batch * k.strides[0] + kv * k.strides[1] + from * k.strides[2];
+            scores(&query, &k.data[at..], k.strides[2], row);
+            if let Some(cap) = options.softcap {
+                cap_scores(row, cap);
+            }
+            let (max, sum) = online_softmax(row, 0, to - from, f32::NEG_INFINITY, 0.0);
+            let at = batch * v.strides[0] + kv * v.strides[1] + from * v.strides[2];
+            let y = &mut y[i * d..][..d];
+            weighted_sum(row, &v.data[at..], v.strides[2], y);
+            scale_row(y, if sum == 0.0 { 0.0 } else { 1.0 / sum });
+            lse[i] = if sum == 0.0 { f32::NEG_INFINITY } else { max + sum.ln() };
+        }
+    };
+    let heads = y.chunks_mut(group * tq * d).zip(lse.chunks_mut(group * tq)).enumerate();
+    match b * h * tq * tk * d > 256 * 1024 {
+        true => heads.collect::<Vec<_>>().into_par_iter().for_each(|(i, (y, lse))| body(i, y, lse)),
+        false => heads.for_each(|(i, (y, lse))| body(i, y, lse)),
+    }
+    (y, lse)
+}

@@ -1,0 +1,66 @@
+//! Dropout whose mask is a function of a seed and the element's index, so that backward makes it again.
+
+use crate::kernels::cpu::{par_rows, simd, uninit};
+use crate::kernels::element::Element;
+
+/// Dropout of probability `p`: an element is kept with probability `1 - p` and then divided by it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// The probability that an element is dropped, `0 <= p < 1`.
+    pub p: f32,
+    /// What the mask is drawn from: the same seed is the same mask.
+    pub seed: u64,
+}
+
+/// A hash of the element's index: the murmur3 finaliser, over the index mixed with the seed.
+#[inline(always)]
+fn hash(seed: u64, index: u32) -> u32 {
+    let mut h = index.wrapping_mul(0x9e37_79b9) ^ seed as u32;
+    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b).wrapping_add((seed >> 32) as u32);
+    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
+simd! {
+    fn dropout_row<T>(x: &[T], y: &mut [T], seed: u64, threshold: u32, scale: f32) {
+        for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            let keep = hash(seed, i as u32) >= threshold;
+            *y = T::from_f32(if keep { x.to_f32() * scale } else { 0.0 });
+        }
+    }
+}
+
+impl Dropout {
+    /// The mask applied to rows of `cols` elements.
+    pub(super) fn apply<T: Element>(&self, x: &[T], cols: usize) -> Vec<T> {
+        let threshold = (self.p as f64 * 2f64.powi(32)).min(u32::MAX as f64) as u32;
+        let scale = 1.0 / (1.0 - self.p);
+        let mut y = uninit(x.len());
+        par_rows(&mut y, cols, |row, y| {
+            for (i, y) in y.chunks_exact_mut(cols).enumerate() {
+                // A row has its own seed, so that the 32-bit index never wraps.
+                let seed = (self.seed ^ (row + i) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                dropout_row(&x[(row + i) * cols..][..cols], y, seed, threshold, scale);
+            }
+        });
+        y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_is_seeded_and_has_the_right_mean() {
+        let ones = vec![1f32; 1 << 20];
+        let a = Dropout { p: 0.25, seed: 7 }.apply(&ones, 1 << 10);
+        assert_eq!(a, Dropout { p: 0.25, seed: 7 }.apply(&ones, 1 << 10));
+        assert_ne!(a, Dropout { p: 0.25, seed: 8 }.apply(&ones, 1 << 10));
+        let dropped = a.iter().filter(|v| **v == 0.0).count() as f64 / a.len() as f64;
+        assert!((dropped - 0.25).abs() < 2e-3, "{dropped}");
+        assert!(a.iter().all(|v| *v == 0.0 || (*v - 1.0 / 0.75).abs() < 1e-6));
+        let column = a.iter().step_by(1 << 10).filter(|v| **v == 0.0).count();
+        assert!((200..320).contains(&column), "a column of 1024 has {column} dropped");
+    }
+}

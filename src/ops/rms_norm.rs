@@ -1,0 +1,234 @@
+//! Root mean square norm, `y = x r w` with `r = 1 / sqrt(mean(x²) + eps)` over the last dimension.
+//!
+//! Zhang and Sennrich, [Root Mean Square Layer Normalization](https://arxiv.org/abs/1910.07467). With
+//! `h = g w`: `dx = r (h - x r² mean(h x))` and `dw = sum over rows of g x r`. Computed in `f32` and rounded
+//! once, where Hugging Face's Llama rounds `x r` before it multiplies by `w`. The weight may be `f32` beside a
+//! half-precision `x`.
+
+use super::{Case, Spec};
+use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
+use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use std::sync::{Arc, Mutex};
+
+/// Normalizes `x` over its last dimension and scales it by `weight`. Takes the place of
+/// `candle_nn::ops::rms_norm`.
+///
+/// # Errors
+///
+/// When `weight` is not one value for each column of `x`, or a dtype is not a float's.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    check(x, weight)?;
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Fused(RmsNorm { eps, ready: None }))
+}
+
+/// `(x + residual, rms_norm(x + residual))` in one pass over memory.
+///
+/// # Errors
+///
+/// As [`rms_norm`], and when `x` and `residual` differ in shape or dtype.
+pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
+    check(x, weight)?;
+    if x.shape() != residual.shape() || x.dtype() != residual.dtype() {
+        bail!(
+            "add_rms_norm: wants a residual of x's shape and dtype {:?} {:?}, got {:?} {:?}",
+            x.dims(),
+            x.dtype(),
+            residual.dims(),
+            residual.dtype()
+        )
+    }
+    // An op writes one tensor: the sum's op leaves the norm for the op that follows it.
+    let ready = Arc::new(Mutex::new(None));
+    let weight = weight.contiguous()?;
+    let add = AddRmsNorm { eps, weight: weight.detach(), ready: ready.clone() };
+    let sum = x.contiguous()?.apply_op2(&residual.contiguous()?, Fused(add))?;
+    let normed = sum.apply_op2(&weight, Fused(RmsNorm { eps, ready: Some(ready) }))?;
+    Ok((sum, normed))
+}
+
+fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
+    let cols = x.dim(D::Minus1)?;
+    if weight.dims() != [cols] {
+        bail!("rms_norm: wants a weight of shape [{cols}] for x {:?}, got {:?}", x.dims(), weight.dims())
+    }
+    Ok(())
+}
+
+fn reference(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let f = super::wide(x)?;
+    let mean = (f.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+    let y = f.broadcast_div(&(mean + eps as f64)?.sqrt()?)?;
+    y.broadcast_mul(&super::wide(weight)?)?.to_dtype(x.dtype())
+}
+
+simd! {
+    fn rms_norm_rows<T>(x: &[T], w: &[f32], y: &mut [T], eps: f32) {
+        let cols = w.len();
+        for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+            let mean = cpu::sum_by(cols, |i| x[i].to_f32() * x[i].to_f32()) / cols as f32;
+            let scale = 1.0 / (mean + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = T::from_f32(x.to_f32() * scale * w);
+            }
+        }
+    }
+
+    fn add_rms_norm_rows<T>(a: &[T], b: &[T], w: &[f32], sum: &mut [T], y: &mut [T], eps: f32) {
+        let cols = w.len();
+        let rows = a.chunks_exact(cols).zip(b.chunks_exact(cols));
+        for ((a, b), (sum, y)) in rows.zip(sum.chunks_exact_mut(cols).zip(y.chunks_exact_mut(cols))) {
+            for ((s, a), b) in sum.iter_mut().zip(a).zip(b) {
+                *s = T::from_f32(a.to_f32() + b.to_f32());
+            }
+            let sum = &*sum;
+            let mean = cpu::sum_by(cols, |i| sum[i].to_f32() * sum[i].to_f32()) / cols as f32;
+            let scale = 1.0 / (mean + eps).sqrt();
+            for ((y, s), w) in y.iter_mut().zip(sum).zip(w) {
+                *y = T::from_f32(s.to_f32() * scale * w);
+            }
+        }
+    }
+
+    fn rms_norm_grad_rows<T>(x: &[T], w: &[f32], g: &[T], dx: &mut [T], r: &mut [f32], eps: f32) {
+        let cols = w.len();
+        let rows = x.chunks_exact(cols).zip(g.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
+        for (((x, g), dx), r) in rows.zip(r) {
+            let mean = cpu::sum_by(cols, |i| x[i].to_f32() * x[i].to_f32()) / cols as f32;
+            let dot = cpu::sum_by(cols, |i| g[i].to_f32() * w[i] * x[i].to_f32()) / cols as f32;
+            let scale = 1.0 / (mean + eps).sqrt();
+            let shrink = dot * scale * scale;
+            for (((dx, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(w) {
+                *dx = T::from_f32(scale * (g.to_f32() * w - x.to_f32() * shrink));
+            }
+            *r = scale;
+        }
+    }
+
+    fn rms_norm_weight_grad<T>(x: &[T], g: &[T], r: &[f32], dw: &mut [f32]) {
+        let cols = dw.len();
+        for ((x, g), r) in x.chunks_exact(cols).zip(g.chunks_exact(cols)).zip(r) {
+            for ((dw, x), g) in dw.iter_mut().zip(x).zip(g) {
+                *dw = (g.to_f32() * r).mul_add(x.to_f32(), *dw);
+            }
+        }
+    }
+}
+
+/// The weight in `f32`, whatever it is stored in.
+fn wide_weight(w: &Input<'_>) -> Result<Vec<f32>> {
+    for_dtype!("rms_norm", w.dtype(), W => Ok(cpu::to_f32(w.slice::<W>()?)))
+}
+
+struct RmsNorm {
+    eps: f32,
+    /// The output, when [`AddRmsNorm`] has already computed it.
+    ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
+}
+
+impl FusedOp<2> for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+
+    fn cpu(&self, [x, w]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
+        let ready = self.ready.as_ref().and_then(|r| r.lock().unwrap_or_else(|e| e.into_inner()).take());
+        if let Some(y) = ready {
+            return Ok((y, x.shape()));
+        }
+        let w = wide_weight(&w)?;
+        for_dtype!(Self::NAME, x.dtype(), T => {
+            let data = x.slice::<T>()?;
+            let mut y = uninit::<T>(data.len());
+            par_rows(&mut y, w.len(), |row, y| {
+                rms_norm_rows(&data[row * w.len()..][..y.len()], &w, y, self.eps)
+            });
+            Ok((super::storage(y), x.shape()))
+        })
+    }
+
+    fn grad(&self, [x, w]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        with_inputs(Self::NAME, [x, w, g], |[xs, ws, gs]| {
+            let wide = wide_weight(&ws)?;
+            let cols = wide.len();
+            for_dtype!(Self::NAME, xs.dtype(), T => {
+                let (xs, gs) = (xs.slice::<T>()?, gs.slice::<T>()?);
+                let mut dx = uninit::<T>(xs.len());
+                let mut r = uninit::<f32>(xs.len() / cols);
+                par_rows2((&mut dx, cols), (&mut r, 1), |row, dx, r| {
+                    let at = row * cols;
+                    rms_norm_grad_rows(&xs[at..][..dx.len()], &wide, &gs[at..][..dx.len()], dx, r, self.eps)
+                });
+                let dw = w.track_op().then(|| {
+                    par_sum_rows(r.len(), cols, cols, |from, to, dw| {
+                        rms_norm_weight_grad(&xs[from * cols..to * cols], &gs[from * cols..to * cols], &r[from..to], dw)
+                    })
+                });
+                let dw = dw.map(|dw| super::tensor(dw, w.shape(), w.device())?.to_dtype(w.dtype())).transpose()?;
+                let dx = x.track_op().then(|| super::tensor(dx, x.shape(), x.device())).transpose()?;
+                Ok([dx, dw])
+            })
+        })
+    }
+}
+
+/// `x + residual`, which also computes the norm of the sum and leaves it for [`RmsNorm`].
+struct AddRmsNorm {
+    eps: f32,
+    weight: Tensor,
+    ready: Arc<Mutex<Option<CpuStorage>>>,
+}
+
+impl FusedOp<2> for AddRmsNorm {
+    const NAME: &'static str = "add_rms_norm";
+
+    fn cpu(&self, [x, residual]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
+        let w = with_inputs(Self::NAME, [&self.weight], |[w]| wide_weight(&w))?;
+        let cols = w.len();
+        for_dtype!(Self::NAME, x.dtype(), T => {
+            let (a, b) = (x.slice::<T>()?, residual.slice::<T>()?);
+            let (mut sum, mut y) = (uninit::<T>(a.len()), uninit::<T>(a.len()));
+            par_rows2((&mut sum, cols), (&mut y, cols), |row, sum, y| {
+                let at = row * cols;
+                add_rms_norm_rows(&a[at..][..y.len()], &b[at..][..y.len()], &w, sum, y, self.eps)
+            });
+            *self.ready.lock().unwrap_or_else(|e| e.into_inner()) = Some(super::storage(y));
+            Ok((super::storage(sum), x.shape()))
+        })
+    }
+
+    fn grad(&self, [x, residual]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        Ok([x.track_op().then(|| g.clone()), residual.track_op().then(|| g.clone())])
+    }
+}
+
+const EPS: f32 = 1e-5;
+
+pub(super) const RMS_NORM: Spec = Spec {
+    name: "rms_norm",
+    reference: |t| reference(&t[0], &t[1], EPS),
+    fused: |t| rms_norm(&t[0], &t[1], EPS),
+    trainable: &[0, 1],
+    cases: &[
+        &[&[1, 1], &[1]],
+        &[&[2, 3, 31], &[31]],
+        &[&[7, 33], &[33]],
+        &[&[3, 4099], &[4099]],
+        &[&[512, 1024], &[1024]],
+    ],
+};
+
+const PAIRS: &[Case] =
+    &[&[&[1, 1], &[1, 1], &[1]], &[&[2, 3, 33], &[2, 3, 33], &[33]], &[&[64, 512], &[64, 512], &[512]]];
+
+pub(super) const ADD_RMS_NORM: Spec = Spec {
+    name: "add_rms_norm",
+    reference: |t| {
+        let sum = (&t[0] + &t[1])?;
+        sum.broadcast_mul(&reference(&sum, &t[2], EPS)?)
+    },
+    fused: |t| {
+        let (sum, y) = add_rms_norm(&t[0], &t[1], &t[2], EPS)?;
+        sum.broadcast_mul(&y)
+    },
+    trainable: &[0, 1, 2],
+    cases: PAIRS,
+};

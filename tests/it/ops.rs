@@ -1,0 +1,126 @@
+//! Every fused op, on every case, dtype and layout, against its reference: values, then gradients.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use metal_candle::ops::{self, Spec};
+
+/// How the inputs of a case lie in memory.
+#[derive(Clone, Copy, Debug)]
+enum View {
+    Contiguous,
+    /// Rows taken from the middle of a larger tensor.
+    Offset,
+    /// The last two dimensions stored the other way round.
+    Transposed,
+}
+
+fn view(x: &Tensor, view: View) -> Result<Tensor> {
+    match view {
+        View::Contiguous => Ok(x.clone()),
+        View::Offset => {
+            let pad = x.narrow(0, 0, 1)?;
+            Tensor::cat(&[&pad, x, &pad], 0)?.narrow(0, 1, x.dim(0)?)
+        }
+        View::Transposed if x.rank() >= 2 => {
+            let (a, b) = (x.rank() - 2, x.rank() - 1);
+            x.transpose(a, b)?.contiguous()?.transpose(a, b)
+        }
+        View::Transposed => Ok(x.clone()),
+    }
+}
+
+fn error(a: &Tensor, exact: &Tensor) -> Result<f64> {
+    (a.to_dtype(DType::F64)? - exact.to_dtype(DType::F64)?)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+}
+
+/// As FlashAttention's tests do: our error against a wider reference may be at most twice the error of the plain
+/// op in the same dtype, plus a rounding of the largest term: the inputs are unit normal, so that is 1 at least.
+fn assert_close(what: &str, dtype: DType, ours: &Tensor, plain: &Tensor, exact: &Tensor) -> Result<()> {
+    assert_eq!(ours.dims(), exact.dims(), "{what}: shape");
+    let (ours, plain) = (error(ours, exact)?, error(plain, exact)?);
+    let largest: f64 = exact.to_dtype(DType::F64)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
+    let rounding = match dtype {
+        DType::F32 => 2f64.powi(-22),
+        DType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-8),
+    };
+    let allowed = 2. * plain + rounding * largest.max(1.0);
+    assert!(ours <= allowed, "{what}: error {ours:e}, plain candle has {plain:e}, allowed {allowed:e}");
+    Ok(())
+}
+
+struct Run {
+    y: Tensor,
+    grads: Vec<Option<Tensor>>,
+}
+
+fn run(
+    f: fn(&[Tensor]) -> Result<Tensor>,
+    op: &Spec,
+    inputs: &[Tensor],
+    layout: View,
+    g: Option<&Tensor>,
+) -> Result<Run> {
+    let vars: Vec<_> = inputs.iter().map(Var::from_tensor).collect::<Result<_>>()?;
+    let inputs: Vec<_> = vars
+        .iter()
+        .enumerate()
+        .map(|(i, v)| {
+            view(
+                &if op.trainable.contains(&i) { v.as_tensor().clone() } else { v.as_detached_tensor() },
+                layout,
+            )
+        })
+        .collect::<Result<_>>()?;
+    let y = f(&inputs)?;
+    let Some(g) = g else { return Ok(Run { y, grads: Vec::new() }) };
+    let grads = (&y * g.to_dtype(y.dtype())?)?.sum_all()?.backward()?;
+    Ok(Run { y, grads: vars.iter().map(|v| grads.get(v).cloned()).collect() })
+}
+
+fn check(op: &Spec, dtype: DType, layout: View) -> Result<()> {
+    for case in op.cases {
+        if !matches!(layout, View::Contiguous) && case[0].iter().product::<usize>() > 100_000 {
+            continue;
+        }
+        let inputs = ops::inputs(case, dtype, &Device::Cpu)?;
+        let wide: Vec<_> = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<_>>()?;
+        let shape = run(op.reference, op, &wide, View::Contiguous, None)?.y;
+        let g = Tensor::randn(0f32, 1., shape.shape(), &Device::Cpu)?.to_dtype(dtype)?;
+        let ours = run(op.fused, op, &inputs, layout, Some(&g))?;
+        let plain = run(op.reference, op, &inputs, View::Contiguous, Some(&g))?;
+        let exact = run(op.reference, op, &wide, View::Contiguous, Some(&g))?;
+
+        let what = format!("{} {dtype:?} {layout:?} {case:?}", op.name);
+        assert_close(&what, dtype, &ours.y, &plain.y, &exact.y)?;
+        for &i in op.trainable {
+            let [ours, plain, exact] = [&ours, &plain, &exact]
+                .map(|r| r.grads[i].as_ref().unwrap_or_else(|| panic!("{what}: no gradient for input {i}")));
+            assert_close(&format!("{what}: gradient {i}"), dtype, ours, plain, exact)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_all(dtype: DType) -> Result<()> {
+    for op in ops::ALL {
+        for layout in [View::Contiguous, View::Offset, View::Transposed] {
+            check(op, dtype, layout)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn fused_ops_match_their_references_in_f32() -> Result<()> {
+    check_all(DType::F32)
+}
+
+#[test]
+fn fused_ops_match_their_references_in_f16() -> Result<()> {
+    check_all(DType::F16)
+}
+
+#[test]
+fn fused_ops_match_their_references_in_bf16() -> Result<()> {
+    check_all(DType::BF16)
+}
