@@ -1,0 +1,295 @@
+//! Where a model's files are: a directory, a snapshot in the Hugging Face cache, or the binary itself.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{ChatTemplate, Tokenizer, Weights, json};
+use crate::{Error, Result};
+
+/// The files of one model.
+#[derive(Clone, Debug)]
+pub struct ModelDir {
+    /// The directory; for an embedded model a name that stands for it in errors.
+    pub path: PathBuf,
+    embedded: Option<&'static [(&'static str, &'static [u8])]>,
+}
+
+/// What `generation_config.json` asks of sampling; `None` where it is silent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Whether to sample at all; greedy otherwise.
+    pub do_sample: Option<bool>,
+    /// Divides the logits.
+    pub temperature: Option<f64>,
+    /// Keeps the most probable tokens up to this mass.
+    pub top_p: Option<f64>,
+    /// Keeps this many tokens; 0 keeps all.
+    pub top_k: Option<usize>,
+    /// Keeps tokens at least this probable relative to the best.
+    pub min_p: Option<f64>,
+    /// Divides positive logits of tokens seen before, multiplies negative ones.
+    pub repetition_penalty: Option<f64>,
+    /// The most tokens to generate.
+    pub max_new_tokens: Option<usize>,
+    /// The ids that end a generation, from `config.json` if only that has them.
+    pub eos_token_id: Vec<u32>,
+    /// Texts that end a generation.
+    pub stop_strings: Vec<String>,
+}
+
+impl ModelDir {
+    /// A model given by the user: a directory, or the name (`org/name`) of a model that is already in the
+    /// Hugging Face cache, in the revision `main`. Nothing is downloaded.
+    pub fn resolve(model: &str) -> Result<Self> {
+        Self::resolve_in(model, hub_cache(|name| std::env::var_os(name).filter(|value| !value.is_empty())))
+    }
+
+    fn resolve_in(model: &str, cache: Option<PathBuf>) -> Result<Self> {
+        let path = Path::new(model);
+        if path.is_dir() {
+            return Ok(Self::at(path));
+        }
+        let wants = "a model directory (config.json, tokenizer.json, model.safetensors or its shards)";
+        if path.exists() {
+            return Err(Error::wants(model, wants, "a file"));
+        }
+        let Some(cache) = cache.filter(|_| is_repository(model)) else {
+            return Err(Error::wants(model, wants, "no such directory"));
+        };
+        let repository = cache.join(format!("models--{}", model.replace('/', "--")));
+        let Ok(commit) = std::fs::read_to_string(repository.join("refs").join("main")) else {
+            let got = format!(
+                "no such directory, and no such model in {} (download it first: hf download {model})",
+                cache.display()
+            );
+            return Err(Error::wants(model, wants, got));
+        };
+        let snapshot = repository.join("snapshots").join(commit.trim());
+        match snapshot.join("config.json").is_file() {
+            true => Ok(Self::at(snapshot)),
+            false => {
+                let got = format!("an incomplete download in {}", repository.display());
+                Err(Error::wants(model, wants, got))
+            }
+        }
+    }
+
+    /// The model in this directory.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        ModelDir { path: path.into(), embedded: None }
+    }
+
+    /// A model whose files are in the binary: pairs of a file name and `include_bytes!` of it. Weights are
+    /// one `model.safetensors`, read in place.
+    pub fn embedded(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
+        ModelDir { path: PathBuf::from(name), embedded: Some(files) }
+    }
+
+    /// The contents of a file; `None` if there is no such file.
+    pub fn bytes(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        if let Some(files) = self.embedded {
+            return Ok(files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| Cow::Borrowed(*bytes)));
+        }
+        let path = self.path.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(path)(error)),
+        }
+    }
+
+    /// A JSON object; `None` if there is no such file.
+    pub fn object(&self, name: &str) -> Result<Option<Map<String, Value>>> {
+        let bytes = self.bytes(name)?;
+        bytes.map(|bytes| json::parse(&self.path.join(name), &bytes, "a JSON object")).transpose()
+    }
+
+    /// `config.json`.
+    pub fn config_json(&self) -> Result<Value> {
+        match self.object("config.json")? {
+            Some(config) => Ok(Value::Object(config)),
+            None => Err(Error::wants(self.path.display().to_string(), "a config.json", "none")),
+        }
+    }
+
+    /// `generation_config.json`, or what `config.json` says if there is none.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        let config = self.object("config.json")?.unwrap_or_default();
+        let name = "generation_config.json";
+        let generation = self.object(name)?;
+        let fields = Fields { path: self.path.join(name), map: generation.unwrap_or_default() };
+        let mut eos_token_id = fields.token_ids("eos_token_id")?;
+        if eos_token_id.is_empty() {
+            let config = Fields { path: self.path.join("config.json"), map: config };
+            eos_token_id = config.token_ids("eos_token_id")?;
+        }
+        Ok(GenerationConfig {
+            do_sample: fields.get("do_sample", "true or false", Value::as_bool)?,
+            temperature: fields.get("temperature", "a number", Value::as_f64)?,
+            top_p: fields.get("top_p", "a number", Value::as_f64)?,
+            top_k: fields.get("top_k", "a count", as_usize)?,
+            min_p: fields.get("min_p", "a number", Value::as_f64)?,
+            repetition_penalty: fields.get("repetition_penalty", "a number", Value::as_f64)?,
+            max_new_tokens: fields.get("max_new_tokens", "a count", as_usize)?,
+            eos_token_id,
+            stop_strings: fields
+                .get("stop_strings", "a string or a list of them", strings)?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> Result<Weights> {
+        if self.embedded.is_none() {
+            return Weights::open(&self.path);
+        }
+        match self.bytes("model.safetensors")? {
+            Some(bytes) => Weights::from_bytes(&self.path.join("model.safetensors").to_string_lossy(), bytes),
+            None => {
+                Err(Error::wants(self.path.display().to_string(), "an embedded model.safetensors", "none"))
+            }
+        }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::load(self)
+    }
+
+    /// The chat template, if the model has one.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::load(self)
+    }
+}
+
+/// A JSON object whose fields are read by name, null being absent.
+struct Fields {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    fn get<T>(&self, key: &str, wants: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                read(value).map(Some).ok_or_else(|| Error::wants(self.name(key), wants, value.to_string()))
+            }
+        }
+    }
+
+    fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
+        json::token_ids(|| self.name(key), self.map.get(key))
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}: {key}", self.path.display())
+    }
+}
+
+fn as_usize(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|value| usize::try_from(value).ok())
+}
+
+fn strings(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(one) => Some(vec![one.clone()]),
+        Value::Array(list) => list.iter().map(|item| item.as_str().map(str::to_string)).collect(),
+        _ => None,
+    }
+}
+
+/// Whether a string could be `org/name` or `name` on the hub, and nothing that leaves the cache.
+fn is_repository(model: &str) -> bool {
+    let part = |part: &str| {
+        let named = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        !part.is_empty() && !part.starts_with('.') && named
+    };
+    model.split('/').count() <= 2 && model.split('/').all(part)
+}
+
+/// The cache directory, by the rules of `huggingface_hub`.
+fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if let Some(cache) = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")) {
+        return Some(PathBuf::from(cache));
+    }
+    let home = var("HF_HOME").map(PathBuf::from).or_else(|| {
+        let cache = var("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache =
+            cache.or_else(|| Some(PathBuf::from(var("HOME").or_else(|| var("USERPROFILE"))?).join(".cache")));
+        Some(cache?.join("huggingface"))
+    })?;
+    Some(home.join("hub"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_model_is_a_directory_or_a_cached_snapshot() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Some(root.path().to_path_buf());
+        let resolve = |model: &str| ModelDir::resolve_in(model, cache.clone());
+        let error = resolve("org/name").unwrap_err().to_string();
+        assert!(
+            error.contains("wants a model directory") && error.contains("hf download org/name"),
+            "{error}"
+        );
+
+        let repository = root.path().join("models--org--name");
+        let snapshot = repository.join("snapshots/abc");
+        fs::create_dir_all(repository.join("refs")).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(repository.join("refs/main"), "abc\n").unwrap();
+        assert!(resolve("org/name").unwrap_err().to_string().contains("incomplete"));
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
+        assert_eq!(resolve("org/name").unwrap().path, snapshot);
+        assert_eq!(resolve(snapshot.to_str().unwrap()).unwrap().path, snapshot);
+        for outside in ["../x", "a/../b", "/no/such", "a/b/c", ""] {
+            assert!(resolve(outside).unwrap_err().to_string().contains("no such directory"), "{outside}");
+        }
+    }
+
+    #[test]
+    fn the_cache_follows_the_variables_in_order() {
+        let cache = |set: &[(&str, &str)]| {
+            let found =
+                hub_cache(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()));
+            found.map(|path| path.to_string_lossy().replace('\\', "/"))
+        };
+        assert_eq!(cache(&[("HOME", "/h")]).unwrap(), "/h/.cache/huggingface/hub");
+        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).unwrap(), "/x/huggingface/hub");
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HF_HOME", "/f")]).unwrap(), "/f/hub");
+        assert_eq!(cache(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]).unwrap(), "/c");
+        assert_eq!(cache(&[]), None);
+    }
+
+    #[test]
+    fn generation_config_reads_every_form_of_eos() {
+        static FILES: &[(&str, &[u8])] = &[
+            ("config.json", br#"{"eos_token_id": 7}"#),
+            (
+                "generation_config.json",
+                br#"{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": null}"#,
+            ),
+        ];
+        let config = ModelDir::embedded("tiny", FILES).generation_config().unwrap();
+        assert_eq!(config.eos_token_id, [7]);
+        assert_eq!((config.temperature, config.top_k, config.top_p), (Some(0.6), Some(20), None));
+
+        static LIST: &[(&str, &[u8])] = &[("generation_config.json", br#"{"eos_token_id": [1, 2]}"#)];
+        assert_eq!(ModelDir::embedded("tiny", LIST).generation_config().unwrap().eos_token_id, [1, 2]);
+        static BAD: &[(&str, &[u8])] = &[("generation_config.json", br#"{"eos_token_id": "x"}"#)];
+        let error = ModelDir::embedded("tiny", BAD).generation_config().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "tiny/generation_config.json: eos_token_id: wants a token id or a list of token ids, got \"x\""
+        );
+    }
+}
