@@ -4,3 +4,5 @@ pub mod data;
 pub mod metrics;
 pub mod report;
 pub mod schedule;
+pub mod optim;
+pub mod step;
