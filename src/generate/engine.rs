@@ -222,13 +222,16 @@ fn run<M: CausalLm>(
     }
 }
 
-/// Reads the prompts, padded on the left, a chunk at a time. The logits after them and the cache; none if cancelled.
+/// The logits of each row after its prompt, and the cache.
+type Prefilled<C> = (Vec<Vec<f32>>, C);
+
+/// Reads the prompts, padded on the left, a chunk at a time; none if cancelled.
 fn prefill<M: CausalLm>(
     model: &M,
     rows: &[Row],
     chunk: usize,
     on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
-) -> Result<Option<(Vec<Vec<f32>>, M::Cache)>> {
+) -> Result<Option<Prefilled<M::Cache>>> {
     let width = rows.iter().map(|r| r.prompt_len).max().unwrap_or(0);
     let starts: Vec<usize> = rows.iter().map(|r| width - r.prompt_len).collect();
     let mut ids = Vec::with_capacity(rows.len() * width);
