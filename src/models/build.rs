@@ -48,9 +48,12 @@ impl Model {
     /// When tensors are missing or of another shape than the configuration says: all are listed.
     pub fn load(config: &Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         let names = Names::find(config, weights);
-        let wanted: Vec<_> = config.tensors().into_iter().map(|(name, shape)| (names.stored(&name), shape)).collect();
+        let wanted: Vec<_> =
+            config.tensors().into_iter().map(|(name, shape)| (names.stored(&name), shape)).collect();
         weights.check(&wanted)?;
-        build(config, dtype, device, &mut |name, shape, _| weights.get(&names.stored(name), shape, dtype, device))
+        build(config, dtype, device, &mut |name, shape, _| {
+            weights.get(&names.stored(name), shape, dtype, device)
+        })
     }
 
     /// A model with random weights, as transformers starts one: matrices are normal with standard deviation

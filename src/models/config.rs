@@ -140,9 +140,14 @@ impl Config {
     pub fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
         let raw = Raw { what, fields: &json };
         if let Some(quantization) = raw.get("quantization_config") {
-            let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("of an unnamed method");
+            let method =
+                quantization.get("quant_method").and_then(Value::as_str).unwrap_or("of an unnamed method");
             let wants = "weights in f32, f16 or bf16";
-            return Err(Error::wants(format!("{what}: quantization_config"), wants, format!("{method} weights")));
+            return Err(Error::wants(
+                format!("{what}: quantization_config"),
+                wants,
+                format!("{method} weights"),
+            ));
         }
         let model_type = raw.text("model_type")?.unwrap_or_default();
         let Some((_, read)) = ARCHITECTURES.iter().find(|(name, _)| *name == model_type) else {
@@ -175,7 +180,8 @@ impl Config {
             Some(head_dim) => head_dim,
             None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
             None => {
-                let wants = format!("a multiple of num_attention_heads ({num_attention_heads}), or a head_dim");
+                let wants =
+                    format!("a multiple of num_attention_heads ({num_attention_heads}), or a head_dim");
                 return Err(raw.wants("hidden_size", wants));
             }
         };

@@ -49,7 +49,10 @@ impl Positions {
             }
             Keys::Documents(firsts) => {
                 if firsts.len() != rows * end {
-                    bail!("keys: wants a first key for each of {rows} x {end} positions, got {}", firsts.len())
+                    bail!(
+                        "keys: wants a first key for each of {rows} x {end} positions, got {}",
+                        firsts.len()
+                    )
                 }
                 let row = |row: &[u32]| (at..end).map(|t| from(row[t] as usize, t)).collect::<Vec<_>>();
                 let each: Vec<u32> = firsts.chunks(end.max(1)).flat_map(row).collect();

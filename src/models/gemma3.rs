@@ -38,18 +38,21 @@ fn text_config(raw: &Raw) -> Result<Config> {
     if raw.bool("use_bidirectional_attention")? == Some(true) {
         return Err(raw.wants("use_bidirectional_attention", "false: a model that generates"));
     }
-    let mut config = Config::base(raw, &Defaults {
-        vocab_size: 262_208,
-        hidden_size: 2304,
-        intermediate_size: 9216,
-        num_hidden_layers: 26,
-        num_attention_heads: 8,
-        num_key_value_heads: Some(4),
-        head_dim: Some(256),
-        max_position_embeddings: 131_072,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
-    })?;
+    let mut config = Config::base(
+        raw,
+        &Defaults {
+            vocab_size: 262_208,
+            hidden_size: 2304,
+            intermediate_size: 9216,
+            num_hidden_layers: 26,
+            num_attention_heads: 8,
+            num_key_value_heads: Some(4),
+            head_dim: Some(256),
+            max_position_embeddings: 131_072,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: true,
+        },
+    )?;
     config.gemma = true;
     config.qk_norm = true;
     config.activation = activation(raw, "hidden_activation")?.unwrap_or(Activation::GeluTanh);
@@ -60,7 +63,8 @@ fn text_config(raw: &Raw) -> Result<Config> {
     let parameters = raw.object("rope_parameters")?;
     let rope = |kind: &str, scaling: Option<&Map<String, Value>>, theta: f64| {
         let inner = parameters.and_then(|all| all.get(kind)).and_then(Value::as_object);
-        let field = if inner.is_some() { format!("rope_parameters: {kind}") } else { "rope_scaling".to_string() };
+        let field =
+            if inner.is_some() { format!("rope_parameters: {kind}") } else { "rope_scaling".to_string() };
         let (head_dim, max) = (config.head_dim, config.max_position_embeddings);
         scaled(raw, &field, inner.or(scaling), theta, head_dim, max, &RopeRules::LLAMA)
     };
@@ -73,7 +77,8 @@ fn text_config(raw: &Raw) -> Result<Config> {
     ];
 
     let pattern = raw.size("sliding_window_pattern")?.or(raw.size("_sliding_window_pattern")?).unwrap_or(6);
-    let window = if raw.fields.contains_key("sliding_window") { raw.size("sliding_window")? } else { Some(4096) };
+    let window =
+        if raw.fields.contains_key("sliding_window") { raw.size("sliding_window")? } else { Some(4096) };
     let slides = sliding(raw, config.layers.len(), |i| (i + 1) % pattern != 0)?;
     let layer = |slides: bool| LayerConfig { window: window.filter(|_| slides), rope: usize::from(slides) };
     config.layers = slides.into_iter().map(layer).collect();

@@ -55,7 +55,12 @@ impl Layer {
         self.apply(x, context, Some((cache, at)))
     }
 
-    fn apply(&self, x: &Tensor, context: &Context, cache: Option<(&mut LayerCache, usize)>) -> Result<Tensor> {
+    fn apply(
+        &self,
+        x: &Tensor,
+        context: &Context,
+        cache: Option<(&mut LayerCache, usize)>,
+    ) -> Result<Tensor> {
         let (rotation, pass) = (&context.rotations[self.rope], context.pass);
         let h = self.input_layernorm.forward(x, pass)?;
         let h = self.self_attn.forward(&h, rotation, &context.keys, pass, cache)?;
@@ -74,14 +79,16 @@ impl Layer {
 
     /// The linear layers by their paths in this layer.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
-        let attention = self.self_attn.linears().into_iter().map(|(name, l)| (format!("self_attn.{name}"), l));
+        let attention =
+            self.self_attn.linears().into_iter().map(|(name, l)| (format!("self_attn.{name}"), l));
         let mlp = self.mlp.linears().into_iter().map(|(name, l)| (format!("mlp.{name}"), l));
         attention.chain(mlp).collect()
     }
 
     /// The linear layers by their paths in this layer, to be changed.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let attention = self.self_attn.linears_mut().into_iter().map(|(name, l)| (format!("self_attn.{name}"), l));
+        let attention =
+            self.self_attn.linears_mut().into_iter().map(|(name, l)| (format!("self_attn.{name}"), l));
         let mlp = self.mlp.linears_mut().into_iter().map(|(name, l)| (format!("mlp.{name}"), l));
         attention.chain(mlp).collect()
     }

@@ -21,5 +21,4 @@ mod rope;
 pub use config::{Config, LayerConfig};
 pub use context::Context;
 pub use layer::Layer;
-pub use lora::{LoraOptions, Targets};
 pub use model::Model;

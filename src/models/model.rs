@@ -62,11 +62,9 @@ impl Model {
     /// When there is no token, an id is outside the vocabulary, or the cache is of another batch or model. The
     /// cache then holds what it held before.
     pub fn forward(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
-        let (_, len) = self.check(input_ids)?;
+        self.check(input_ids)?;
         let x = self.read(input_ids, cache)?;
-        // A cache whose keys were rotated anew has read more than the last chunk.
         let last = x.dim(1)? - 1;
-        debug_assert!(last + 1 >= len);
         let x = self.final_norm(&x.narrow(1, last, 1)?.squeeze(1)?, Pass::default())?;
         self.project(&x)
     }
@@ -168,7 +166,9 @@ impl Model {
         let at = cache.len();
         let end = at + len;
         let keys = match cache.starts().iter().any(|&start| start > 0) {
-            true => Keys::Rows(cache.starts().iter().map(|&start| (start.min(end) as u32, end as u32)).collect()),
+            true => {
+                Keys::Rows(cache.starts().iter().map(|&start| (start.min(end) as u32, end as u32)).collect())
+            }
             false => Keys::All,
         };
         let positions = Positions::new(rows, at, len, &keys)?;
@@ -197,8 +197,8 @@ impl Model {
 
     /// Reads all tokens anew: with these the sequence comes to other frequencies than its keys were rotated with.
     fn read_again(&self, input_ids: &Tensor, cache: &mut KvCache, regime: usize) -> Result<Tensor> {
-        let mut ids = cache.tokens.concat();
-        let before = Tensor::from_vec(std::mem::take(&mut ids), (cache.starts().len(), cache.len()), &self.device)?;
+        let before =
+            Tensor::from_vec(cache.tokens.concat(), (cache.starts().len(), cache.len()), &self.device)?;
         let all = Tensor::cat(&[&before, input_ids], 1)?;
         cache.truncate(0);
         cache.regime = regime;
@@ -208,10 +208,12 @@ impl Model {
     /// The linear layers of all layers by path, `model.layers.0.self_attn.q_proj`; the head is not one.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         let prefix = &self.config.prefix;
-        let of = |(i, layer): (usize, &'_ Layer)| {
-            layer.linears().into_iter().map(move |(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear))
-        };
-        self.layers.iter().enumerate().flat_map(of).collect()
+        let mut linears = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let of = layer.linears().into_iter();
+            linears.extend(of.map(|(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear)));
+        }
+        linears
     }
 
     /// As [`Model::linears`], to be changed.
@@ -253,14 +255,16 @@ impl Model {
     ///
     /// When the device has no room for it.
     pub fn make_trainable(&mut self) -> Result<()> {
-        let variable = |tensor: &Tensor| Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.as_tensor().clone());
+        let variable = |tensor: &Tensor| -> Result<Tensor> {
+            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.into_inner())
+        };
         self.embed_tokens.weight = variable(&self.embed_tokens.weight)?;
-        for head in &mut self.lm_head {
+        if let Some(head) = &mut self.lm_head {
             *head = variable(head)?;
         }
         for (_, linear) in self.linears_mut() {
             linear.weight = variable(&linear.weight)?;
-            for bias in &mut linear.bias {
+            if let Some(bias) = &mut linear.bias {
                 *bias = variable(bias)?;
             }
         }

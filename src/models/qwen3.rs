@@ -8,18 +8,21 @@ use super::rope::{RopeRules, rope};
 use crate::Result;
 
 pub(super) fn config(raw: &Raw) -> Result<Config> {
-    let mut config = Config::base(raw, &Defaults {
-        vocab_size: 151_936,
-        hidden_size: 4096,
-        intermediate_size: 22_016,
-        num_hidden_layers: 32,
-        num_attention_heads: 32,
-        num_key_value_heads: Some(32),
-        head_dim: Some(128),
-        max_position_embeddings: 32_768,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-    })?;
+    let mut config = Config::base(
+        raw,
+        &Defaults {
+            vocab_size: 151_936,
+            hidden_size: 4096,
+            intermediate_size: 22_016,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: Some(32),
+            head_dim: Some(128),
+            max_position_embeddings: 32_768,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+        },
+    )?;
     config.qk_norm = true;
     config.qkv_bias = raw.bool("attention_bias")?.unwrap_or(false);
     config.output_bias = config.qkv_bias;

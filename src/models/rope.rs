@@ -21,7 +21,12 @@ impl RopeRules {
 }
 
 /// One rotation for all layers: `rope_parameters`, or `rope_scaling` and `rope_theta`.
-pub(super) fn rope(raw: &Raw, head_dim: usize, max_positions: usize, rules: &RopeRules) -> Result<RopeConfig> {
+pub(super) fn rope(
+    raw: &Raw,
+    head_dim: usize,
+    max_positions: usize,
+    rules: &RopeRules,
+) -> Result<RopeConfig> {
     let field = if raw.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
     let theta = raw.positive("rope_theta")?.unwrap_or(rules.theta);
     scaled(raw, field, raw.object(field)?, theta, head_dim, max_positions, rules)

@@ -164,7 +164,8 @@ mod tests {
         assert_eq!((cache.len(), cache.starts()), (5, &[0, 1][..]));
         let next = positions(5, 6).index_select(&Tensor::new(&[0u32, 2], &Device::Cpu).unwrap(), 0).unwrap();
         let (k, _) = cache.layers_mut()[0].append(&next, &next, 5).unwrap();
-        let expected = positions(0, 6).index_select(&Tensor::new(&[0u32, 2], &Device::Cpu).unwrap(), 0).unwrap();
+        let expected =
+            positions(0, 6).index_select(&Tensor::new(&[0u32, 2], &Device::Cpu).unwrap(), 0).unwrap();
         assert_eq!(values(&k), values(&expected));
     }
 }

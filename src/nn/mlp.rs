@@ -59,8 +59,12 @@ impl Mlp {
                     Activation::GeluTanh => ops::gelu_mul(&gate, &up)?,
                 }
             }
-            (GateUp::Fused { gate_up_proj }, Activation::Silu) => ops::swiglu(&gate_up_proj.forward(x, pass)?)?,
-            (GateUp::Fused { gate_up_proj }, Activation::GeluTanh) => ops::geglu(&gate_up_proj.forward(x, pass)?)?,
+            (GateUp::Fused { gate_up_proj }, Activation::Silu) => {
+                ops::swiglu(&gate_up_proj.forward(x, pass)?)?
+            }
+            (GateUp::Fused { gate_up_proj }, Activation::GeluTanh) => {
+                ops::geglu(&gate_up_proj.forward(x, pass)?)?
+            }
         };
         self.down_proj.forward(&gated, pass)
     }

@@ -123,7 +123,8 @@ impl RopeConfig {
                     } else if wavelength > original / low_freq_factor {
                         f / factor
                     } else {
-                        let kept = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        let kept =
+                            (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                         (1. - kept) * f / factor + kept * f
                     }
                 };
@@ -313,10 +314,13 @@ mod tests {
             let picked = rope.at(&positions, 1, first + len).unwrap();
             let (cos, picked) = (range.cos.to_vec2::<f32>().unwrap(), picked.cos.to_vec3::<f32>().unwrap());
             assert_eq!(cos, picked[0]);
-            close(&cos[len - 1], &[0, 1].map(|i| {
-                let angle = (first + len - 1) as f32 * [1., 0.1 / stretch][i];
-                1.5 * angle.cos()
-            }));
+            close(
+                &cos[len - 1],
+                &[0, 1].map(|i| {
+                    let angle = (first + len - 1) as f32 * [1., 0.1 / stretch][i];
+                    1.5 * angle.cos()
+                }),
+            );
         }
     }
 }

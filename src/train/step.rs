@@ -83,7 +83,8 @@ pub fn loss_and_gradients(
     let (ids, targets) = tensors(batch, model.device())?;
     let pass = Pass { gradients: true, dropout_seed: options.dropout_seed };
     let context = model.context(batch.batch, batch.seq_len, Keys::All, pass)?;
-    let silent = Context { pass: Pass { gradients: false, ..pass }, ..context.clone() };
+    let mut silent: Context = context.clone();
+    silent.pass.gradients = false;
     let first = first_trained_layer(model);
 
     // Forward. `saved` holds, for each layer from `first` on, its leaf and, unless it is to be run again, its output.
