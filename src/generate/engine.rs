@@ -32,6 +32,12 @@ pub trait CausalLm {
     /// Drops the rows whose index is not in `rows` (ascending): they have ended.
     fn keep_rows(&self, cache: &mut Self::Cache, rows: &[usize]) -> Result<()>;
 
+    /// Whether a row's logits are the same in any batch. They are not if the rotary frequencies depend on the
+    /// longest row.
+    fn rows_are_independent(&self) -> bool {
+        true
+    }
+
     /// Where `ids` must be.
     fn device(&self) -> &Device;
 
@@ -55,6 +61,10 @@ impl CausalLm for Model {
 
     fn keep_rows(&self, cache: &mut KvCache, rows: &[usize]) -> Result<()> {
         Ok(cache.keep_rows(rows)?)
+    }
+
+    fn rows_are_independent(&self) -> bool {
+        !self.config.ropes.iter().any(|rope| rope.has_regimes())
     }
 
     fn device(&self) -> &Device {
@@ -151,7 +161,8 @@ pub fn generate<M: CausalLm>(
 /// Answers several prompts at once; each answer is the one that [`generate`] gives.
 ///
 /// Row `i` draws with seed + `i`, so that equal prompts get different answers, each of which can be repeated. A
-/// [`ControlFlow::Break`] from `on_event` ends all rows. The prefill time is that of the whole batch.
+/// [`ControlFlow::Break`] from `on_event` ends all rows. The prefill time is that of the whole batch. Prompts for a
+/// model whose rows are not independent are answered one after the other.
 pub fn generate_batch<M: CausalLm>(
     model: &M,
     tokenizer: &Tokenizer,
@@ -163,51 +174,64 @@ pub fn generate_batch<M: CausalLm>(
     let mut rows = (prompts.iter().enumerate())
         .map(|(i, prompt)| Row::new(model, tokenizer, i, prompt, options))
         .collect::<Result<Vec<_>>>()?;
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let started = Instant::now();
-    let prefill = prefill(model, &rows, options.prefill_chunk, &mut on_event)?;
-    let prefill_seconds = started.elapsed().as_secs_f64();
-
-    let started = Instant::now();
-    if let Some((mut logits, mut cache)) = prefill {
-        let mut live: Vec<usize> = (0..rows.len()).collect();
-        'decode: loop {
-            for (&row, logits) in live.iter().zip(&logits) {
-                let text = rows[row].step(logits, options)?;
-                let (token, finish) = (rows[row].last(), rows[row].finish);
-                if finish.is_some() {
-                    rows[row].decode_seconds = started.elapsed().as_secs_f64();
-                }
-                if on_event(Event::Token { row, token, text: &text, finish }).is_break() {
-                    break 'decode;
-                }
-            }
-            let going: Vec<usize> = (0..live.len()).filter(|&i| rows[live[i]].finish.is_none()).collect();
-            if going.is_empty() {
-                break;
-            }
-            if going.len() < live.len() {
-                model.keep_rows(&mut cache, &going)?;
-                live = going.into_iter().map(|i| live[i]).collect();
-            }
-            let next = live.iter().map(|&row| rows[row].last().id).collect();
-            let ids = Tensor::from_vec(next, (live.len(), 1), model.device())?;
-            logits = read_logits(&model.forward(&ids, &mut cache)?, live.len())?;
+    let together = if model.rows_are_independent() { rows.len().max(1) } else { 1 };
+    for batch in rows.chunks_mut(together) {
+        if run(model, batch, options, &mut on_event)?.is_break() {
+            break;
         }
     }
-    let decode_seconds = started.elapsed().as_secs_f64();
-    Ok(rows.into_iter().map(|row| row.end(prefill_seconds, decode_seconds)).collect())
+    Ok(rows.into_iter().map(Row::end).collect())
 }
 
-/// Reads the prompts, padded on the left, a chunk at a time. The logits after them and the cache; none if cancelled.
+/// Answers the prompts of one batch; a break if the callback asked for it.
+fn run<M: CausalLm>(
+    model: &M,
+    rows: &mut [Row],
+    options: &GenerateOptions,
+    on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let started = Instant::now();
+    let prefill = prefill(model, rows, options.prefill_chunk, on_event)?;
+    let prefill_seconds = started.elapsed().as_secs_f64();
+    rows.iter_mut().for_each(|row| row.prefill_seconds = prefill_seconds);
+    let Some((mut logits, mut cache)) = prefill else { return Ok(ControlFlow::Break(())) };
+
+    let started = Instant::now();
+    let mut live: Vec<usize> = (0..rows.len()).collect();
+    loop {
+        for (&i, logits) in live.iter().zip(&logits) {
+            let row = &mut rows[i];
+            let text = row.step(logits, options)?;
+            row.decode_seconds = started.elapsed().as_secs_f64();
+            let event = Event::Token { row: row.index, token: row.last(), text: &text, finish: row.finish };
+            if on_event(event).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let going: Vec<usize> = (0..live.len()).filter(|&i| rows[live[i]].finish.is_none()).collect();
+        if going.is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if going.len() < live.len() {
+            model.keep_rows(&mut cache, &going)?;
+            live = going.into_iter().map(|i| live[i]).collect();
+        }
+        let next = live.iter().map(|&i| rows[i].last().id).collect();
+        let ids = Tensor::from_vec(next, (live.len(), 1), model.device())?;
+        logits = read_logits(&model.forward(&ids, &mut cache)?, live.len())?;
+    }
+}
+
+/// The logits of each row after its prompt, and the cache.
+type Prefilled<C> = (Vec<Vec<f32>>, C);
+
+/// Reads the prompts, padded on the left, a chunk at a time; none if cancelled.
 fn prefill<M: CausalLm>(
     model: &M,
     rows: &[Row],
     chunk: usize,
     on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
-) -> Result<Option<(Vec<Vec<f32>>, M::Cache)>> {
+) -> Result<Option<Prefilled<M::Cache>>> {
     let width = rows.iter().map(|r| r.prompt_len).max().unwrap_or(0);
     let starts: Vec<usize> = rows.iter().map(|r| width - r.prompt_len).collect();
     let mut ids = Vec::with_capacity(rows.len() * width);
@@ -243,6 +267,7 @@ fn read_logits(logits: &Tensor, rows: usize) -> Result<Vec<Vec<f32>>> {
 
 /// One prompt and its answer so far.
 struct Row<'t> {
+    index: usize,
     /// The prompt, then the answer.
     tokens: Vec<u32>,
     prompt_len: usize,
@@ -256,6 +281,7 @@ struct Row<'t> {
     text: String,
     finish: Option<FinishReason>,
     stopped_by: Option<StoppedBy>,
+    prefill_seconds: f64,
     decode_seconds: f64,
 }
 
@@ -284,6 +310,7 @@ impl<'t> Row<'t> {
         let mut config = options.sampler.clone();
         config.seed = config.seed.map(|seed| seed.wrapping_add(index as u64));
         Ok(Self {
+            index,
             prompt_len: tokens.len(),
             tokens,
             max_tokens,
@@ -295,6 +322,7 @@ impl<'t> Row<'t> {
             text: String::new(),
             finish: None,
             stopped_by: None,
+            prefill_seconds: 0.0,
             decode_seconds: 0.0,
         })
     }
@@ -342,22 +370,21 @@ impl<'t> Row<'t> {
         Sampled { id: self.tokens[self.tokens.len() - 1], logprob }
     }
 
-    fn end(self, prefill_seconds: f64, decode_seconds: f64) -> Generation {
-        let decode_seconds = if self.finish.is_some() { self.decode_seconds } else { decode_seconds };
+    fn end(self) -> Generation {
         let rate = |n: usize, s: f64| if n > 0 && s > 0.0 { n as f64 / s } else { 0.0 };
         Generation {
             text: self.text,
             tokens: self.tokens[self.prompt_len..].to_vec(),
-            prefill_tokens_per_s: rate(self.prompt_len, prefill_seconds),
-            decode_tokens_per_s: rate(self.logprobs.len().saturating_sub(1), decode_seconds),
+            prefill_tokens_per_s: rate(self.prompt_len, self.prefill_seconds),
+            decode_tokens_per_s: rate(self.logprobs.len().saturating_sub(1), self.decode_seconds),
             logprobs: self.logprobs,
             top_logprobs: self.top,
             finish_reason: self.finish.unwrap_or(FinishReason::Cancelled),
             stopped_by: self.stopped_by,
             seed: self.sampler.seed(),
             prompt_tokens: self.prompt_len,
-            prefill_seconds,
-            decode_seconds,
+            prefill_seconds: self.prefill_seconds,
+            decode_seconds: self.decode_seconds,
         }
     }
 }

@@ -9,9 +9,7 @@ mod options;
 mod sampler;
 mod stop;
 
-pub use engine::{
-    CausalLm, Event, Generation, StoppedBy, generate, generate_batch,
-};
+pub use engine::{CausalLm, Event, Generation, StoppedBy, generate, generate_batch};
 pub use options::GenerateOptions;
 pub use sampler::{Sampled, Sampler, SamplerConfig, top_logprobs};
 pub use stop::{FinishReason, Released, StopStrings};

@@ -74,7 +74,11 @@ impl GenerateOptions {
     pub(super) fn room(&self, prompt: usize, context: usize) -> Result<usize> {
         let wants = format!("at most {context} tokens, the model's max_position_embeddings");
         if prompt >= context {
-            return Err(Error::wants("prompt", wants, format!("{prompt} tokens, which leave none for an answer")));
+            return Err(Error::wants(
+                "prompt",
+                wants,
+                format!("{prompt} tokens, which leave none for an answer"),
+            ));
         }
         match self.max_tokens {
             Some(n) if n > context - prompt => {

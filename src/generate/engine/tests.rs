@@ -178,7 +178,8 @@ fn real_models_answer_a_batch_as_one_by_one() {
     for dir in names {
         let model = Model::from_dir(&dir, DType::F32, &Device::Cpu).unwrap();
         let tokenizer = Tokenizer::open(&dir).unwrap();
-        let prompts: Vec<Vec<u32>> = vec![vec![5, 9, 30], (10..41).collect(), vec![44], (60..80).rev().collect()];
+        let prompts: Vec<Vec<u32>> =
+            vec![vec![5, 9, 30], (10..41).collect(), vec![44], (60..80).rev().collect()];
         let options = |prefill_chunk| GenerateOptions { prefill_chunk, ..greedy(24) };
         let single = |p: &Vec<u32>| generate(&model, &tokenizer, p, &options(512), go_on).unwrap();
         let wanted: Vec<Generation> = prompts.iter().map(single).collect();
