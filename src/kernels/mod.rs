@@ -1,11 +1,13 @@
 //! What every op stands on: one dispatch that makes an op a Candle `CustomOp`, and the CPU's SIMD loops,
 //! row helpers and matrix products. Nothing here knows an op.
 
+pub(crate) mod add;
 pub(crate) mod cpu;
 pub(crate) mod element;
 pub(crate) mod gemm;
 #[cfg(target_arch = "x86_64")]
 mod gemm_bf16;
+pub(crate) mod tape;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, StorageRef, Tensor,
@@ -24,8 +26,14 @@ pub(crate) trait FusedOp<const N: usize>: Send + Sync + 'static {
 
     /// The gradient of each input, given the output and its gradient `g` (contiguous).
     ///
-    /// An input that no variable reaches gets `None`; one that a variable does reach must get its gradient.
-    fn grad(&self, inputs: [&Tensor; N], y: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; N]>;
+    /// An input that needs none gets `None`; one that needs it must get its gradient.
+    fn grad(
+        &self,
+        inputs: [&Tensor; N],
+        y: &Tensor,
+        g: &Tensor,
+        needs: [bool; N],
+    ) -> Result<[Option<Tensor>; N]>;
 }
 
 /// A [`FusedOp`] as a Candle op.
@@ -43,7 +51,7 @@ macro_rules! impl_custom_op {
             }
 
             fn bwd(&self, $($t: &Tensor,)+ y: &Tensor, g: &Tensor) -> Result<$grads> {
-                let $g = self.0.grad([$($t),+], y, &g.contiguous()?)?;
+                let $g = self.0.grad([$($t),+], y, &g.contiguous()?, [$($t.track_op()),+])?;
                 Ok($tuple)
             }
         }

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::Context;
 use crate::nn::{LayerCache, Linear, Mlp, RmsNorm, SelfAttention};
+use crate::ops;
 
 /// One layer.
 #[derive(Debug, Clone)]
@@ -67,12 +68,12 @@ impl Layer {
         match &self.feedforward_layernorms {
             None => {
                 let (x, h) = self.post_attention_layernorm.add(&h, x, pass)?;
-                x + self.mlp.forward(&h, pass)?
+                ops::add(&x, &self.mlp.forward(&h, pass)?)
             }
             Some(norms) => {
                 let h = self.post_attention_layernorm.forward(&h, pass)?;
                 let (x, h) = norms.pre_feedforward_layernorm.add(&h, x, pass)?;
-                x + norms.post_feedforward_layernorm.forward(&self.mlp.forward(&h, pass)?, pass)?
+                ops::add(&x, &norms.post_feedforward_layernorm.forward(&self.mlp.forward(&h, pass)?, pass)?)
             }
         }
     }
@@ -96,7 +97,8 @@ impl Layer {
     /// Whether a variable is among the layer's weights or LoRA factors.
     pub fn is_trained(&self) -> bool {
         let linear = |l: &Linear| l.lora.is_some() || l.weight.is_variable();
-        self.linears().iter().any(|(_, l)| linear(l)) || self.norms().iter().any(|(_, n)| n.weight().is_variable())
+        self.linears().iter().any(|(_, l)| linear(l))
+            || self.norms().iter().any(|(_, n)| n.weight().is_variable())
     }
 
     /// The norms by their paths in this layer.

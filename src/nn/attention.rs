@@ -72,17 +72,22 @@ impl SelfAttention {
         let (batch, len, _) = x.dims3()?;
         let (q, k, v) = match &self.projections {
             Projections::Split { q_proj, k_proj, v_proj } => {
-                let heads = |proj: &Linear, heads| proj.forward(x, pass)?.reshape((batch, len, heads, ()));
+                let split = |x: &Tensor, heads: usize| {
+                    ops::reshape(x, (batch, len, heads, x.elem_count() / (batch * len * heads)))
+                };
+                let heads = |proj: &Linear, heads| split(&proj.forward(x, pass)?, heads);
                 let q = self.rotate(heads(q_proj, self.heads)?, &self.q_norm, rotation, pass)?;
                 let k = self.rotate(heads(k_proj, self.kv_heads)?, &self.k_norm, rotation, pass)?;
                 (q, k, heads(v_proj, self.kv_heads)?)
             }
             Projections::Fused { qkv_proj } => {
                 let (h, kv) = (self.heads, self.kv_heads);
-                let qkv = qkv_proj.forward(x, pass)?.reshape((batch, len, h + 2 * kv, ()))?;
-                let q = self.rotate(qkv.narrow(2, 0, h)?, &self.q_norm, rotation, pass)?;
-                let k = self.rotate(qkv.narrow(2, h, kv)?, &self.k_norm, rotation, pass)?;
-                (q, k, qkv.narrow(2, h + kv, kv)?)
+                let qkv = qkv_proj.forward(x, pass)?;
+                let d = qkv.dim(2)? / (h + 2 * kv);
+                let qkv = ops::reshape(&qkv, (batch, len, h + 2 * kv, d))?;
+                let q = self.rotate(ops::narrow(&qkv, 2, 0, h)?, &self.q_norm, rotation, pass)?;
+                let k = self.rotate(ops::narrow(&qkv, 2, h, kv)?, &self.k_norm, rotation, pass)?;
+                (q, k, ops::narrow(&qkv, 2, h + kv, kv)?)
             }
         };
         let (k, v) = match cache {
@@ -97,7 +102,8 @@ impl SelfAttention {
             keys: keys.clone(),
         };
         let y = ops::attention_thd(&q, &k, &v, &options)?;
-        self.o_proj.forward(&y.flatten_from(2)?, pass)
+        let width = y.dim(2)? * y.dim(3)?;
+        self.o_proj.forward(&ops::reshape(&y, (batch, len, width))?, pass)
     }
 
     fn rotate(&self, x: Tensor, norm: &Option<RmsNorm>, rotation: &Rotation, pass: Pass) -> Result<Tensor> {

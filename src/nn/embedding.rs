@@ -25,9 +25,9 @@ impl Embedding {
     ///
     /// When an id is outside the table.
     pub fn forward(&self, ids: &Tensor, dtype: DType, pass: Pass) -> Result<Tensor> {
-        let x = ops::embedding(ids, &pass.tensor(&self.weight))?.to_dtype(dtype)?;
+        let x = ops::cast(&ops::embedding(ids, &pass.tensor(&self.weight))?, dtype)?;
         match self.scale {
-            Some(scale) => x * scale,
+            Some(scale) => ops::affine(&x, scale, 0.),
             None => Ok(x),
         }
     }

@@ -48,7 +48,7 @@ impl RmsNorm {
     fn factor(&self, pass: Pass) -> Result<Tensor> {
         match &self.one_plus {
             Some(one_plus) => Ok(one_plus.clone()),
-            None if self.gemma => pass.tensor(&self.weight).to_dtype(DType::F32)? + 1.,
+            None if self.gemma => ops::affine(&ops::cast(&pass.tensor(&self.weight), DType::F32)?, 1., 1.),
             None => Ok(pass.tensor(&self.weight)),
         }
     }

@@ -11,7 +11,8 @@ mod forward;
 
 use super::Spec;
 use crate::kernels::element::Element;
-use crate::kernels::{Fused, FusedOp, Input, cpu, for_dtype, with_inputs};
+use crate::kernels::tape::{apply3_strided, contiguous};
+use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
@@ -97,10 +98,10 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
         )
     }
     let rows = |t: &Tensor| {
-        if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { t.contiguous() }
+        if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { contiguous(t) }
     };
     let op = Op { options: options.clone(), thd, lse: OnceLock::new() };
-    rows(q)?.apply_op3(&rows(k)?, &rows(v)?, Fused(op))
+    apply3_strided(op, &rows(q)?, &rows(k)?, &rows(v)?)
 }
 
 /// The sizes of one attention.
@@ -225,7 +226,13 @@ impl FusedOp<3> for Op {
         })
     }
 
-    fn grad(&self, [q, k, v]: [&Tensor; 3], y: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn grad(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        y: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
         let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
         let Some(lse) = self.lse.get() else { bail!("attention: backward before forward") };
         with_inputs(Self::NAME, [q, k, v, y, g], |inputs| {
@@ -236,11 +243,12 @@ impl FusedOp<3> for Op {
                 }
                 let Dims { b, h, hkv, tq, tk, d } = dims;
                 let (dq, dk, dv) = backward::gradients(&self.options, &dims, &heads, lse);
-                let grad = |t: &Tensor, data: &[f32], h: usize, len: usize| {
-                    let data = t.track_op().then(|| narrow_heads::<T>(data, b, h, len, d, self.thd));
+                let grad = |i: usize, data: &[f32], h: usize, len: usize| {
+                    let t = [q, k, v][i];
+                    let data = needs[i].then(|| narrow_heads::<T>(data, b, h, len, d, self.thd));
                     data.map(|data| super::tensor(data, t.shape(), t.device())).transpose()
                 };
-                Ok([grad(q, &dq, h, tq)?, grad(k, &dk, hkv, tk)?, grad(v, &dv, hkv, tk)?])
+                Ok([grad(0, &dq, h, tq)?, grad(1, &dk, hkv, tk)?, grad(2, &dv, hkv, tk)?])
             })
         })
     }

@@ -7,7 +7,8 @@
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
 use crate::kernels::element::{Element, exp};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::tape::apply1;
+use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -52,7 +53,7 @@ pub fn cross_entropy_with(logits: &Tensor, targets: &Tensor, options: &CrossEntr
     let (rows, classes) = logits.dims2()?;
     let targets = read_targets("cross_entropy", targets, rows, classes)?;
     let op = FromLogits { targets, options: *options, lse: OnceLock::new() };
-    logits.contiguous()?.apply_op1(Fused(op))
+    apply1(op, logits)
 }
 
 /// The targets, checked.
@@ -158,7 +159,7 @@ impl FusedOp<1> for FromLogits {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let cols = x.dim(D::Minus1)?;
         let Some(lse) = self.lse.get() else { bail!("cross_entropy: backward before forward") };
         let factor = self.factor() * g.to_scalar::<f32>()?;

@@ -1,7 +1,8 @@
 //! Embedding: `y[i] = table[ids[i]]`, a row for each id. The gradient of the table adds up the rows of `g`.
 
 use crate::kernels::cpu::uninit;
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::tape::apply1;
+use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -17,7 +18,7 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
         bail!("embedding: wants ids below {rows}, got {id}")
     }
-    table.contiguous()?.apply_op1(Fused(Embedding { ids, shape }))
+    apply1(Embedding { ids, shape }, table)
 }
 
 struct Embedding {
@@ -42,7 +43,13 @@ impl FusedOp<1> for Embedding {
         })
     }
 
-    fn grad(&self, [table]: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(
+        &self,
+        [table]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
         let (rows, cols) = table.dims2()?;
         // Rows of one id together, in order: each row of the gradient is summed by one thread.
         let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();

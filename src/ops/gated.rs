@@ -8,7 +8,8 @@
 use super::{Case, Spec};
 use crate::kernels::cpu::{par_rows, par_rows2, simd, uninit};
 use crate::kernels::element::{exp, sigmoid};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, with_inputs};
+use crate::kernels::tape::{apply1, apply2};
+use crate::kernels::{FusedOp, Input, for_dtype, same_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
 /// `silu(a) * b`, `a` and `b` the halves of the last dimension. Takes the place of `candle_nn::ops::swiglu`.
@@ -52,7 +53,7 @@ fn halves(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if cols % 2 != 0 {
         bail!("{}: wants an even last dimension, got {:?}", activation.name(), x.dims())
     }
-    x.contiguous()?.apply_op1(Fused(Gated(activation)))
+    apply1(Gated(activation), x)
 }
 
 fn pair(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -65,7 +66,7 @@ fn pair(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
         )
     }
     same_dtype(activation.name(), &[gate, up])?;
-    gate.contiguous()?.apply_op2(&up.contiguous()?, Fused(Gated(activation)))
+    apply2(Gated(activation), gate, up)
 }
 
 fn reference(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -192,7 +193,7 @@ impl FusedOp<1> for Gated {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let cols = g.dim(D::Minus1)?;
         with_inputs(self.0.name(), [x, g], |[xs, gs]| {
             for_dtype!(self.0.name(), xs.dtype(), T => {
@@ -230,7 +231,13 @@ impl FusedOp<2> for Gated {
         })
     }
 
-    fn grad(&self, [a, b]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn grad(
+        &self,
+        [a, b]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
         with_inputs(self.0.name(), [a, b, g], |[xs, bs, gs]| {
             for_dtype!(self.0.name(), xs.dtype(), T => {
                 let (xs, bs, gs) = (xs.slice::<T>()?, bs.slice::<T>()?, gs.slice::<T>()?);
@@ -240,8 +247,8 @@ impl FusedOp<2> for Gated {
                     let at = row * run;
                     self.grad_row(&xs[at..][..da.len()], &bs[at..][..da.len()], &gs[at..][..da.len()], da, db)
                 });
-                let da = a.track_op().then(|| super::tensor(da, a.shape(), a.device())).transpose()?;
-                let db = b.track_op().then(|| super::tensor(db, b.shape(), b.device())).transpose()?;
+                let da = needs[0].then(|| super::tensor(da, a.shape(), a.device())).transpose()?;
+                let db = needs[1].then(|| super::tensor(db, b.shape(), b.device())).transpose()?;
                 Ok([da, db])
             })
         })

@@ -5,7 +5,8 @@
 
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, with_inputs};
+use crate::kernels::tape::apply3;
+use crate::kernels::{FusedOp, Input, for_dtype, same_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
 /// Normalizes `x` over its last dimension, scales it by `weight` and adds `bias`. Takes the place of
@@ -25,7 +26,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
         )
     }
     same_dtype("layer_norm", &[x, weight, bias])?;
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Fused(LayerNorm { eps }))
+    apply3(LayerNorm { eps }, x, weight, bias)
 }
 
 fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
@@ -102,7 +103,13 @@ impl FusedOp<3> for LayerNorm {
         })
     }
 
-    fn grad(&self, [x, w, b]: [&Tensor; 3], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn grad(
+        &self,
+        [x, w, b]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
         with_inputs(Self::NAME, [x, w, g], |[xs, ws, gs]| {
             for_dtype!(Self::NAME, xs.dtype(), T => {
                 let (xs, ws, gs) = (xs.slice::<T>()?, ws.slice::<T>()?, gs.slice::<T>()?);
@@ -114,18 +121,18 @@ impl FusedOp<3> for LayerNorm {
                     layer_norm_grad_rows(&xs[at..][..dx.len()], ws, &gs[at..][..dx.len()], dx, stats, self.eps)
                 });
                 let mut grads = [None, None, None];
-                if w.track_op() || b.track_op() {
+                if needs[1] || needs[2] {
                     let sums = par_sum_rows(stats.len(), cols, 2 * cols, |from, to, sums| {
                         let (dw, db) = sums.split_at_mut(cols);
                         let rows = from * cols..to * cols;
                         layer_norm_weight_grad(&xs[rows.clone()], &gs[rows], &stats[from..to], dw, db)
                     });
-                    for (i, t) in [w, b].into_iter().enumerate().filter(|(_, t)| t.track_op()) {
+                    for (i, t) in [w, b].into_iter().enumerate().filter(|(i, _)| needs[i + 1]) {
                         let part = sums[i * cols..][..cols].to_vec();
                         grads[i + 1] = Some(super::tensor(part, t.shape(), t.device())?.to_dtype(t.dtype())?);
                     }
                 }
-                if x.track_op() {
+                if needs[0] {
                     grads[0] = Some(super::tensor(dx, x.shape(), x.device())?);
                 }
                 Ok(grads)

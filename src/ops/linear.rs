@@ -7,7 +7,8 @@
 use super::Spec;
 use crate::kernels::element::Element;
 use crate::kernels::gemm::{Mat, matmul, outer_product};
-use crate::kernels::{Fused, FusedOp, Input, cpu, for_dtype, with_inputs};
+use crate::kernels::tape::{apply1, apply2, apply3, tracked};
+use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 
 /// `x Wᵀ + b`: `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)`; the result is `(.., out)`.
@@ -24,14 +25,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             bias.map(|b| b.dims())
         )
     }
-    let x = x.contiguous()?;
-    let weight = weight.contiguous()?;
-    let bias = bias.map(|b| b.contiguous()).transpose()?;
-    let trained = weight.track_op() || bias.as_ref().is_some_and(|b| b.track_op());
     match bias {
-        Some(bias) if trained => x.apply_op3(&weight, &bias, Fused(Trained)),
-        None if trained => x.apply_op2(&weight, Fused(Trained)),
-        bias => x.apply_op1(Fused(Frozen { weight, bias })),
+        Some(bias) if tracked(weight) || tracked(bias) => apply3(Trained, x, weight, bias),
+        None if tracked(weight) => apply2(Trained, x, weight),
+        bias => {
+            let bias = bias.map(|b| b.contiguous()).transpose()?;
+            apply1(Frozen { weight: weight.contiguous()?, bias }, x)
+        }
     }
 }
 
@@ -116,7 +116,7 @@ impl FusedOp<1> for Frozen {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(input_grad(x, &self.weight, g)?)])
     }
 }
@@ -138,17 +138,23 @@ fn input_grad(x: &Tensor, weight: &Tensor, g: &Tensor) -> Result<Tensor> {
 struct Trained;
 
 impl Trained {
-    fn grads(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn grads(
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
         let (n, k) = weight.dims2()?;
         let m = x.elem_count() / k.max(1);
-        let dx = x.track_op().then(|| input_grad(x, weight, g)).transpose()?;
-        let dw = weight.track_op().then(|| {
+        let dx = needs[0].then(|| input_grad(x, weight, g)).transpose()?;
+        let dw = needs[1].then(|| {
             let dw = with_inputs("linear", [x, g], |[xs, gs]| {
                 for_dtype!("linear", xs.dtype(), T => Ok(outer_product((n, k, m), gs.slice::<T>()?, xs.slice::<T>()?)))
             })?;
             super::tensor(dw, weight.shape(), weight.device())?.to_dtype(weight.dtype())
         });
-        let db = bias.filter(|b| b.track_op()).map(|b| {
+        let db = bias.filter(|_| needs[2]).map(|b| {
             let db = with_inputs("linear", [g], |[gs]| {
                 for_dtype!("linear", gs.dtype(), T => {
                     let gs = gs.slice::<T>()?;
@@ -178,8 +184,14 @@ impl FusedOp<2> for Trained {
         forward("linear", x, w, None)
     }
 
-    fn grad(&self, [x, w]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let [dx, dw, _] = Self::grads(x, w, None, g)?;
+    fn grad(
+        &self,
+        [x, w]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let [dx, dw, _] = Self::grads(x, w, None, g, [needs[0], needs[1], false])?;
         Ok([dx, dw])
     }
 }
@@ -191,8 +203,14 @@ impl FusedOp<3> for Trained {
         forward("linear", x, w, Some(b))
     }
 
-    fn grad(&self, [x, w, b]: [&Tensor; 3], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        Self::grads(x, w, Some(b), g)
+    fn grad(
+        &self,
+        [x, w, b]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        Self::grads(x, w, Some(b), g, needs)
     }
 }
 

@@ -12,7 +12,8 @@ use super::{Spec, storage, tensor};
 use crate::kernels::cpu::{par_rows2, uninit};
 use crate::kernels::element::Element;
 use crate::kernels::gemm::{Mat, matmul, matmul_f32, outer_product};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::tape::{apply1, apply2, contiguous, tracked};
+use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -36,17 +37,17 @@ pub fn linear_cross_entropy(
         )
     }
     let targets = read_targets("linear_cross_entropy", targets, rows, classes)?;
-    let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
+    let (hidden, head) = (contiguous(hidden)?, contiguous(head)?);
     let op = FromHidden {
         targets,
         options: *options,
-        tracked: [hidden.track_op(), head.track_op()],
-        head: (!head.track_op()).then(|| head.clone()),
+        tracked: [tracked(&hidden), tracked(&head)],
+        head: (!tracked(&head)).then(|| head.clone()),
         grads: Mutex::new([None, None]),
     };
-    match head.track_op() {
-        true => hidden.apply_op2(&head, Fused(op)),
-        false => hidden.apply_op1(Fused(op)),
+    match tracked(&head) {
+        true => apply2(op, &hidden, &head),
+        false => apply1(op, &hidden),
     }
 }
 
@@ -135,7 +136,7 @@ impl FusedOp<1> for FromHidden {
         with_inputs("linear_cross_entropy", [head], |[head]| self.forward(hidden, head))
     }
 
-    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let [dh, _] = self.scaled(g)?;
         Ok([dh])
     }
@@ -148,7 +149,7 @@ impl FusedOp<2> for FromHidden {
         self.forward(hidden, head)
     }
 
-    fn grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, _: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
         self.scaled(g)
     }
 }

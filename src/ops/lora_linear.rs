@@ -7,7 +7,8 @@
 use super::linear::{Weight, add_bias, wide};
 use super::{Dropout, Spec};
 use crate::kernels::gemm::{Mat, gemm_f32, matmul, narrow_owned, tall_product, thin_product};
-use crate::kernels::{Fused, FusedOp, Input, cpu, for_dtype, with_inputs};
+use crate::kernels::tape::{apply3, tracked};
+use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -42,7 +43,7 @@ pub fn lora_linear(x: &Tensor, a: &Tensor, b: &Tensor, base: &LoraLinear) -> Res
             b.dims()
         )
     }
-    if base.weight.track_op() || base.bias.as_ref().is_some_and(|b| b.track_op()) {
+    if tracked(&base.weight) || base.bias.as_ref().is_some_and(tracked) {
         bail!("lora_linear: wants a frozen weight and bias, got one that a variable reaches")
     }
     if let Some(Dropout { p, .. }) = base.dropout
@@ -53,7 +54,7 @@ pub fn lora_linear(x: &Tensor, a: &Tensor, b: &Tensor, base: &LoraLinear) -> Res
     let mut base = base.clone();
     base.weight = base.weight.contiguous()?;
     let op = Lora { base, low: OnceLock::new() };
-    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, Fused(op))
+    apply3(op, x, a, b)
 }
 
 fn reference(x: &Tensor, a: &Tensor, b: &Tensor, weight: &Tensor, scale: f64) -> Result<Tensor> {
@@ -99,7 +100,13 @@ impl FusedOp<3> for Lora {
         }))
     }
 
-    fn grad(&self, [x, a, b]: [&Tensor; 3], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn grad(
+        &self,
+        [x, a, b]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
         let (n, k) = self.base.weight.dims2()?;
         let (r, m) = (a.dim(0)?, x.elem_count() / k.max(1));
         let Some(t) = self.low.get() else { bail!("lora_linear: backward before forward") };
@@ -110,10 +117,10 @@ impl FusedOp<3> for Lora {
                 let mut u = thin_product((m, r, n), gs, Mat::rows(&wide_b, r).t());
                 u.iter_mut().for_each(|u| *u *= self.base.scale as f32);
                 let dropped = match self.base.dropout {
-                    Some(d) if a.track_op() => Some(d.apply(xs, k)),
+                    Some(d) if needs[1] => Some(d.apply(xs, k)),
                     _ => None,
                 };
-                let dx = x.track_op().then(|| {
+                let dx = needs[0].then(|| {
                     let w = Weight::<T>::new(Self::NAME, w)?;
                     let (g, w) = (Mat::rows(gs, n), Mat::rows(w.get(), k));
                     let dx = match self.base.dropout {
@@ -132,11 +139,11 @@ impl FusedOp<3> for Lora {
                     };
                     super::tensor(dx, x.shape(), x.device())
                 });
-                let da = a.track_op().then(|| {
+                let da = needs[1].then(|| {
                     let da = tall_product((m, r, k), &u, dropped.as_deref().unwrap_or(xs));
                     super::tensor(da, a.shape(), a.device())?.to_dtype(a.dtype())
                 });
-                let db = b.track_op().then(|| {
+                let db = needs[2].then(|| {
                     let transposed = tall_product((m, r, n), t, gs);
                     let db = (0..n * r).map(|i| transposed[i % r * n + i / r]).collect();
                     super::tensor(db, b.shape(), b.device())?.to_dtype(b.dtype())

@@ -11,6 +11,7 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod gated;
+mod glue;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
@@ -26,6 +27,8 @@ pub use cross_entropy::{CrossEntropy, IGNORE, Reduction, cross_entropy, cross_en
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use gated::{geglu, gelu_mul, silu_mul, swiglu};
+pub use glue::add;
+pub(crate) use glue::{affine, cast, narrow, reshape};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;

@@ -7,7 +7,8 @@
 
 use super::{Case, Spec};
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::tape::apply2;
+use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex};
 
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 /// When `weight` is not one value for each column of `x`, or a dtype is not a float's.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     check(x, weight)?;
-    x.contiguous()?.apply_op2(&weight.contiguous()?, Fused(RmsNorm { eps, ready: None }))
+    apply2(RmsNorm { eps, ready: None }, x, weight)
 }
 
 /// `(x + residual, rms_norm(x + residual))` in one pass over memory.
@@ -40,10 +41,9 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f32) ->
     }
     // An op writes one tensor: the sum's op leaves the norm for the op that follows it.
     let ready = Arc::new(Mutex::new(None));
-    let weight = weight.contiguous()?;
-    let add = AddRmsNorm { eps, weight: weight.detach(), ready: ready.clone() };
-    let sum = x.contiguous()?.apply_op2(&residual.contiguous()?, Fused(add))?;
-    let normed = sum.apply_op2(&weight, Fused(RmsNorm { eps, ready: Some(ready) }))?;
+    let add = AddRmsNorm { eps, weight: weight.detach().contiguous()?, ready: ready.clone() };
+    let sum = apply2(add, x, residual)?;
+    let normed = apply2(RmsNorm { eps, ready: Some(ready) }, &sum, weight)?;
     Ok((sum, normed))
 }
 
@@ -145,7 +145,13 @@ impl FusedOp<2> for RmsNorm {
         })
     }
 
-    fn grad(&self, [x, w]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn grad(
+        &self,
+        [x, w]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
         with_inputs(Self::NAME, [x, w, g], |[xs, ws, gs]| {
             let wide = wide_weight(&ws)?;
             let cols = wide.len();
@@ -157,13 +163,13 @@ impl FusedOp<2> for RmsNorm {
                     let at = row * cols;
                     rms_norm_grad_rows(&xs[at..][..dx.len()], &wide, &gs[at..][..dx.len()], dx, r, self.eps)
                 });
-                let dw = w.track_op().then(|| {
+                let dw = needs[1].then(|| {
                     par_sum_rows(r.len(), cols, cols, |from, to, dw| {
                         rms_norm_weight_grad(&xs[from * cols..to * cols], &gs[from * cols..to * cols], &r[from..to], dw)
                     })
                 });
                 let dw = dw.map(|dw| super::tensor(dw, w.shape(), w.device())?.to_dtype(w.dtype())).transpose()?;
-                let dx = x.track_op().then(|| super::tensor(dx, x.shape(), x.device())).transpose()?;
+                let dx = needs[0].then(|| super::tensor(dx, x.shape(), x.device())).transpose()?;
                 Ok([dx, dw])
             })
         })
@@ -195,8 +201,8 @@ impl FusedOp<2> for AddRmsNorm {
         })
     }
 
-    fn grad(&self, [x, residual]: [&Tensor; 2], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        Ok([x.track_op().then(|| g.clone()), residual.track_op().then(|| g.clone())])
+    fn grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+        Ok(needs.map(|needed| needed.then(|| g.clone())))
     }
 }
 

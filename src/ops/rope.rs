@@ -8,6 +8,7 @@
 
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
+use crate::kernels::tape::{apply1, tracked};
 use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
@@ -66,11 +67,11 @@ fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<Tenso
             sin.dims()
         )
     }
-    if cos.track_op() || sin.track_op() {
+    if tracked(cos) || tracked(sin) {
         bail!("rope: wants tables that are not trained, got one that a variable reaches")
     }
     let [cos, sin] = [cos.contiguous()?, sin.contiguous()?];
-    x.contiguous()?.apply_op1(Fused(Rope { cos, sin, layout, back: false }))
+    apply1(Rope { cos, sin, layout, back: false }, x)
 }
 
 fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<Tensor> {
@@ -165,7 +166,7 @@ impl FusedOp<1> for Rope {
         })
     }
 
-    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         // `g` is detached, so that no graph is cut here.
         let back = Rope { back: !self.back, ..self.clone() };
         Ok([Some(g.apply_op1_no_bwd(&Fused(back))?)])

@@ -6,7 +6,8 @@
 use super::{Case, Spec};
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
 use crate::kernels::element::exp;
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::tape::apply1;
+use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::shape::Dim;
 use candle_core::{CpuStorage, D, Result, Shape, Tensor};
 
@@ -16,7 +17,7 @@ use candle_core::{CpuStorage, D, Result, Shape, Tensor};
 ///
 /// When `x` is not `f32`, `f16` or `bf16`, or is a scalar.
 pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Fused(Softmax { log: false }))
+    apply1(Softmax { log: false }, x)
 }
 
 /// Softmax over `dim`. Takes the place of `candle_nn::ops::softmax`.
@@ -34,7 +35,7 @@ pub fn softmax<D: Dim>(x: &Tensor, dim: D) -> Result<Tensor> {
 ///
 /// When `dim` is out of range, or `x` is not `f32`, `f16` or `bf16`.
 pub fn log_softmax<D: Dim>(x: &Tensor, dim: D) -> Result<Tensor> {
-    let last = |x: &Tensor| x.contiguous()?.apply_op1(Fused(Softmax { log: true }));
+    let last = |x: &Tensor| apply1(Softmax { log: true }, x);
     over(x, dim.to_index(x.shape(), "log_softmax")?, last)
 }
 
@@ -117,7 +118,7 @@ impl FusedOp<1> for Softmax {
         })
     }
 
-    fn grad(&self, _: [&Tensor; 1], y: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn grad(&self, _: [&Tensor; 1], y: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let cols = super::last_dim(Self::NAME, y.dims())?;
         with_inputs(Self::NAME, [y, g], |[ys, gs]| {
             for_dtype!(Self::NAME, ys.dtype(), T => {

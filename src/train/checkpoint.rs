@@ -45,7 +45,9 @@ impl Checkpoint {
                 let tensors: BTreeMap<String, LoraPair> = model
                     .lora_tensors()
                     .into_iter()
-                    .map(|(path, a, b)| (path, LoraPair { a: a.as_detached_tensor(), b: b.as_detached_tensor() }))
+                    .map(|(path, a, b)| {
+                        (path, LoraPair { a: a.as_detached_tensor(), b: b.as_detached_tensor() })
+                    })
                     .collect();
                 adapter::write(dir, config, &tensors)
             }

@@ -28,7 +28,8 @@ impl MemoryPlan {
         let vars = model.trainable();
         let lora: usize = model.lora_tensors().iter().map(|(_, a, b)| a.elem_count() + b.elem_count()).sum();
         let trained: usize = vars.iter().map(|(_, v)| v.elem_count()).sum();
-        let weights = model.named_tensors().iter().map(|(_, t)| t.elem_count() * t.dtype().size_in_bytes()).sum();
+        let weights =
+            model.named_tensors().iter().map(|(_, t)| t.elem_count() * t.dtype().size_in_bytes()).sum();
         let shape = Shape::new(&model.config, model.dtype(), rows * len);
         let trained_layers = match trained > lora {
             true => model.layers().len(),
@@ -109,13 +110,16 @@ impl Shape {
         let queries = 3 + self.norms;
         let keys = 3 + self.norms;
         let copies = if self.fused { self.queries + 2 * self.keys } else { 0 };
-        self.tokens * self.bytes * (7 * self.hidden + queries * self.queries + keys * self.keys + 3 * self.ffn + copies)
+        self.tokens
+            * self.bytes
+            * (7 * self.hidden + queries * self.queries + keys * self.keys + 3 * self.ffn + copies)
     }
 
     /// Gradients of the feed-forward block, or the attention's in `f32`, whichever is more.
     fn layer_backward(&self) -> usize {
         let mlp = self.bytes * (3 * self.hidden + 5 * self.ffn);
-        let attention = 4 * (4 * self.queries + 4 * self.keys) + self.bytes * (2 * self.queries + 2 * self.keys);
+        let attention =
+            4 * (4 * self.queries + 4 * self.keys) + self.bytes * (2 * self.queries + 2 * self.keys);
         self.tokens * mlp.max(attention)
     }
 

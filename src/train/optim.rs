@@ -86,12 +86,22 @@ impl AdamW {
     /// # Errors
     ///
     /// When a gradient has another shape than its variable.
-    pub fn step(&mut self, vars: &[(String, Var)], gradients: &Gradients, lr: f64, max_norm: Option<f64>) -> Result<f64> {
-        let grads: Vec<Option<Vec<f32>>> = vars
+    pub fn step(
+        &mut self,
+        vars: &[(String, Var)],
+        gradients: &Gradients,
+        lr: f64,
+        max_norm: Option<f64>,
+    ) -> Result<f64> {
+        let grads: Vec<Option<Vec<f32>>> =
+            vars.iter().map(|(_, var)| gradients.get(var).map(read).transpose()).collect::<Result<_>>()?;
+        let norm = grads
             .iter()
-            .map(|(_, var)| gradients.get(var).map(read).transpose())
-            .collect::<Result<_>>()?;
-        let norm = grads.iter().flatten().flat_map(|g| g.chunks(RUN)).map(|g| sum_squares(g) as f64).sum::<f64>().sqrt();
+            .flatten()
+            .flat_map(|g| g.chunks(RUN))
+            .map(|g| sum_squares(g) as f64)
+            .sum::<f64>()
+            .sqrt();
         if !norm.is_finite() {
             return Ok(norm);
         }
@@ -100,7 +110,14 @@ impl AdamW {
         self.step += 1;
         for (((_, var), g), moments) in vars.iter().zip(&grads).zip(&mut self.moments) {
             if let Some(g) = g {
-                let update = Update { config: self.config, step: self.step, lr, clip, g, moments: Mutex::new(moments) };
+                let update = Update {
+                    config: self.config,
+                    step: self.step,
+                    lr,
+                    clip,
+                    g,
+                    moments: Mutex::new(moments),
+                };
                 var.inplace_op1(&update)?;
             }
         }
@@ -109,7 +126,11 @@ impl AdamW {
 }
 
 fn read(g: &Tensor) -> Result<Vec<f32>> {
-    with_inputs("adamw", [&g.contiguous()?], |[g]| for_dtype!("adamw", g.dtype(), T => Ok(cpu::to_f32(g.slice::<T>()?))))
+    with_inputs(
+        "adamw",
+        [&g.contiguous()?],
+        |[g]| for_dtype!("adamw", g.dtype(), T => Ok(cpu::to_f32(g.slice::<T>()?))),
+    )
 }
 
 /// One variable's update, in place.
@@ -142,7 +163,10 @@ impl InplaceOp1 for Update<'_> {
         let root = (1.0 / correction(b2).sqrt()) as f32;
         let mut moments = self.moments.lock().unwrap_or_else(|e| e.into_inner());
         let [m, v] = &mut **moments;
-        let runs = p.par_chunks_mut(RUN).zip(self.g.par_chunks(RUN)).zip(m.par_chunks_mut(RUN).zip(v.par_chunks_mut(RUN)));
+        let runs = p
+            .par_chunks_mut(RUN)
+            .zip(self.g.par_chunks(RUN))
+            .zip(m.par_chunks_mut(RUN).zip(v.par_chunks_mut(RUN)));
         runs.for_each(|((p, g), (m, v))| {
             adamw_run(p, g, m, v, keep, rate, b1 as f32, b2 as f32, root, eps as f32, self.clip as f32)
         });

@@ -163,7 +163,8 @@ pub fn train(
     std::fs::create_dir_all(&options.output).map_err(Error::io(&options.output))?;
     let mut metrics = Writer::create(&options.output.join("metrics.jsonl"))?;
     let mut optimizer = AdamW::new(options.optimizer, &vars)?;
-    let mut run = Run { model, splits, options, checkpoint, started: Instant::now(), outcome: Outcome::default() };
+    let mut run =
+        Run { model, splits, options, checkpoint, started: Instant::now(), outcome: Outcome::default() };
 
     let mut window = Window::default();
     for step in 1..=options.iters {
@@ -172,7 +173,8 @@ pub fn train(
         }
         let lr = options.schedule.at(step - 1);
         let from = Instant::now();
-        let micro: Vec<Batch> = (0..options.grad_accumulation_steps.max(1)).filter_map(|_| batches.next()).collect();
+        let micro: Vec<Batch> =
+            (0..options.grad_accumulation_steps.max(1)).filter_map(|_| batches.next()).collect();
         let targets: usize = micro.iter().map(|b| b.target_tokens).sum();
         let mut gradients = Gradients::default();
         let mut loss = 0f64;

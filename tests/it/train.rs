@@ -9,7 +9,8 @@ use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
 use metal_candle::{Error, Result};
 
-pub const MODELS: &[&str] = &["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
+pub const MODELS: &[&str] =
+    &["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
 
 /// A model of the fixtures with its adapter, and the batch and numbers that transformers and peft gave.
 fn golden(name: &str) -> Result<(Model, Batch, std::collections::HashMap<String, candle_core::Tensor>)> {
@@ -55,7 +56,10 @@ fn ten_lora_losses_equal_those_of_peft() -> Result<()> {
         let (losses, norms) = ten_losses(name, false)?;
         let expected = golden["losses"].to_vec1::<f32>()?;
         for (i, (ours, theirs)) in losses.iter().zip(&expected).enumerate() {
-            assert!((ours - theirs).abs() < 1e-4, "{name}: loss {i} is {ours}, not {theirs}\n{losses:?}\n{expected:?}");
+            assert!(
+                (ours - theirs).abs() < 1e-4,
+                "{name}: loss {i} is {ours}, not {theirs}\n{losses:?}\n{expected:?}"
+            );
         }
         for (ours, theirs) in norms.iter().zip(golden["grad_norms"].to_vec1::<f32>()?) {
             assert!((ours - theirs).abs() < 1e-3 * theirs, "{name}: gradient norm {ours}, not {theirs}");

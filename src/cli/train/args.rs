@@ -51,7 +51,9 @@ impl Precision {
         match self {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
-            Precision::Auto if stored == Some(DType::BF16) && crate::kernels::gemm::fast_bf16() => DType::BF16,
+            Precision::Auto if stored == Some(DType::BF16) && crate::kernels::gemm::fast_bf16() => {
+                DType::BF16
+            }
             Precision::Auto => DType::F32,
         }
     }
@@ -253,7 +255,8 @@ impl Args {
     pub fn merged(mut self) -> anyhow::Result<Self> {
         let Some(path) = &self.config else { return Ok(self) };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let file: Args = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        let file: Args =
+            serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
         take!(self, file: model, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,

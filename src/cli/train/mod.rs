@@ -145,8 +145,12 @@ impl<'a> Run<'a> {
             say(format!("Valid: {}", self.splits.valid.summary));
         }
         let longest = self.splits.train.rows.iter().map(Row::positions).max().unwrap_or(0);
-        let plan =
-            MemoryPlan::new(&self.model, self.options.batch_size, longest.next_multiple_of(8), self.options.grad_checkpoint);
+        let plan = MemoryPlan::new(
+            &self.model,
+            self.options.batch_size,
+            longest.next_multiple_of(8),
+            self.options.grad_checkpoint,
+        );
         say(format!("Memory plan: {plan}"));
 
         let prompts = self.prompts()?;
@@ -192,7 +196,10 @@ impl<'a> Run<'a> {
         let output = self.options.output.display();
         match self.checkpoint {
             Checkpoint::Lora(_) => {
-                format!("Next: metal-candle generate --model {} --adapter {output} --prompt ...", self.dir.path.display())
+                format!(
+                    "Next: metal-candle generate --model {} --adapter {output} --prompt ...",
+                    self.dir.path.display()
+                )
             }
             Checkpoint::Full { .. } => format!("Next: metal-candle generate --model {output} --prompt ..."),
         }
@@ -214,7 +221,8 @@ impl<'a> Run<'a> {
         if !self.args.sample_prompt.is_empty() {
             return given.collect();
         }
-        let rows = if self.splits.valid.is_empty() { &self.splits.train.rows } else { &self.splits.valid.rows };
+        let rows =
+            if self.splits.valid.is_empty() { &self.splits.train.rows } else { &self.splits.valid.rows };
         let of = |row: &Row| {
             // What stands before the trained span is the prompt; a row trained whole has a beginning.
             let masked = row.trained.first().map_or(0, |span| span.start);
@@ -232,17 +240,23 @@ impl<'a> Run<'a> {
         for (_, ids) in prompts {
             let room = self.model.config.max_position_embeddings.saturating_sub(ids.len());
             options.max_tokens = Some(SAMPLE_TOKENS.min(room).max(1));
-            let answer = generate(&self.model, &self.tokenizer, ids, &options, |_| match interrupt::requested() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            })?;
+            let answer =
+                generate(&self.model, &self.tokenizer, ids, &options, |_| match interrupt::requested() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })?;
             answers.push(answer.text.trim().to_string());
         }
         Ok(answers)
     }
 
-    fn samples(&mut self, prompts: Vec<(String, Vec<u32>)>, before: Vec<String>) -> anyhow::Result<Vec<Sample>> {
-        let after = if interrupt::requested() { vec![String::new(); before.len()] } else { self.answers(&prompts)? };
+    fn samples(
+        &mut self,
+        prompts: Vec<(String, Vec<u32>)>,
+        before: Vec<String>,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let after =
+            if interrupt::requested() { vec![String::new(); before.len()] } else { self.answers(&prompts)? };
         let samples = prompts.into_iter().zip(before).zip(after);
         Ok(samples.map(|(((prompt, _), before), after)| Sample { prompt, before, after }).collect())
     }
@@ -253,22 +267,33 @@ impl<'a> Run<'a> {
         }
         ensure!(!self.splits.test.is_empty(), "--test: wants test.jsonl beside the training data, got none");
         let limit = args::batches(self.args.test_batches, 500, "--test-batches")?;
-        Ok(Some(evaluate(&self.model, &self.splits.test, self.options.batch_size, limit, |_, _| interrupt::flow())?))
+        Ok(Some(evaluate(&self.model, &self.splits.test, self.options.batch_size, limit, |_, _| {
+            interrupt::flow()
+        })?))
     }
 
-    fn write_report(&self, path: &Path, outcome: &Outcome, samples: &[Sample], test: Option<f64>) -> anyhow::Result<()> {
+    fn write_report(
+        &self,
+        path: &Path,
+        outcome: &Outcome,
+        samples: &[Sample],
+        test: Option<f64>,
+    ) -> anyhow::Result<()> {
         let metrics = metrics::read(&self.options.output.join("metrics.jsonl"))?;
-        let subtitle = format!(
-            "{} steps in {:.0} s on {}",
-            outcome.steps,
-            outcome.seconds,
-            self.args.data()?.display()
-        );
+        let subtitle =
+            format!("{} steps in {:.0} s on {}", outcome.steps, outcome.seconds, self.args.data()?.display());
         let config = self.shown_config().context("report")?;
         let title = format!("{} fine-tuned", self.dir.path.display());
         Ok(report::write(
             path,
-            &Report { title: &title, subtitle: &subtitle, config: &config, metrics: &metrics, samples, test_loss: test },
+            &Report {
+                title: &title,
+                subtitle: &subtitle,
+                config: &config,
+                metrics: &metrics,
+                samples,
+                test_loss: test,
+            },
         )?)
     }
 
