@@ -4,13 +4,12 @@
 //! Dropout of attention and residuals (`attention_dropout`, `resid_pdrop`) is not applied: the checkpoints of
 //! these architectures have none.
 
-use std::path::Path;
-
 use candle_core::DType;
 use serde_json::{Map, Value};
 
 use super::raw::Raw;
 use super::{gemma3, llama, mistral, phi3, qwen2, qwen3};
+use crate::load::ModelDir;
 use crate::nn::{Activation, RopeConfig};
 use crate::{Error, Result};
 
@@ -112,24 +111,12 @@ impl Config {
     ///
     /// When there is no such file, it is no JSON, or it describes a model that is not supported: the error names
     /// the field, what is supported and what is there.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        Self::from_bytes(&path, &bytes)
-    }
-
-    /// Reads a `config.json` that is in memory; `path` names it in errors.
-    ///
-    /// # Errors
-    ///
-    /// As [`Config::from_dir`].
-    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|source| Error::Json {
-            path: path.to_path_buf(),
-            wants: "a model's configuration",
-            source,
-        })?;
-        Self::from_json(&path.display().to_string(), json)
+    pub fn from_dir(dir: &ModelDir) -> Result<Self> {
+        let what = dir.path.join("config.json").display().to_string();
+        match dir.object("config.json")? {
+            Some(json) => Self::from_json(&what, json),
+            None => Err(Error::wants(dir.path.display().to_string(), "a config.json", "none")),
+        }
     }
 
     /// Resolves the fields of a `config.json`; `what` names it in errors.
@@ -163,6 +150,12 @@ impl Config {
     /// The fields as they were read, to be written beside a checkpoint of this model.
     pub fn json(&self) -> &Map<String, Value> {
         &self.json
+    }
+
+    /// The same model, without the fields as they were read: what two forms of a `config.json` have in common.
+    pub fn without_json(mut self) -> Self {
+        self.json = Map::new();
+        self
     }
 
     /// The parts all architectures share: Llama's, with no biases.

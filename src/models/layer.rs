@@ -96,7 +96,8 @@ impl Layer {
     /// Whether a variable is among the layer's weights or LoRA factors.
     pub fn is_trained(&self) -> bool {
         let linear = |l: &Linear| l.lora.is_some() || l.weight.is_variable();
-        self.linears().iter().any(|(_, l)| linear(l)) || self.norms().iter().any(|(_, n)| n.weight().is_variable())
+        self.linears().iter().any(|(_, l)| linear(l))
+            || self.norms().iter().any(|(_, n)| n.weight().is_variable())
     }
 
     /// The norms by their paths in this layer.

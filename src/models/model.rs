@@ -1,12 +1,10 @@
 //! The decoder: tokens to vectors, layers, a norm, and the head's logits.
 
-use std::path::Path;
-
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use super::context::Positions;
 use super::{Config, Context, Layer};
-use crate::load::Weights;
+use crate::load::ModelDir;
 use crate::nn::{Embedding, KvCache, Linear, Pass, RmsNorm, Rope};
 use crate::ops::{self, Keys};
 
@@ -29,10 +27,10 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// As [`Config::from_dir`], [`Weights::open`] and [`Model::load`].
-    pub fn from_dir(dir: &Path, dtype: DType, device: &Device) -> crate::Result<Self> {
+    /// As [`Config::from_dir`], [`ModelDir::weights`] and [`Model::load`].
+    pub fn from_dir(dir: &ModelDir, dtype: DType, device: &Device) -> crate::Result<Self> {
         let config = Config::from_dir(dir)?;
-        Self::load(&config, &Weights::open(dir)?, dtype, device)
+        Self::load(&config, &dir.weights()?, dtype, device)
     }
 
     /// The type that is computed in.

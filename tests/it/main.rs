@@ -2,4 +2,5 @@
 
 mod extremes;
 mod layers;
+mod models;
 mod ops;
