@@ -160,7 +160,8 @@ impl Config {
 
     /// The parts all architectures share: Llama's, with no biases.
     pub(super) fn base(raw: &Raw, defaults: &Defaults) -> Result<Self> {
-        let size = |field, default| Ok::<_, Error>(raw.size(field)?.unwrap_or(default));
+        // Bounds that keep a nonsensical file from taking all memory before its weights are looked at.
+        let size = |field, default| Ok::<_, Error>(raw.width(field, 1 << 24)?.unwrap_or(default));
         let num_attention_heads = size("num_attention_heads", defaults.num_attention_heads)?;
         let num_key_value_heads =
             size("num_key_value_heads", defaults.num_key_value_heads.unwrap_or(num_attention_heads))?;
@@ -169,7 +170,7 @@ impl Config {
             return Err(raw.wants("num_key_value_heads", wants));
         }
         let hidden_size = size("hidden_size", defaults.hidden_size)?;
-        let head_dim = match raw.size("head_dim")?.or(defaults.head_dim) {
+        let head_dim = match raw.width("head_dim", 1 << 16)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
             None => {
@@ -178,7 +179,7 @@ impl Config {
                 return Err(raw.wants("hidden_size", wants));
             }
         };
-        let layers = size("num_hidden_layers", defaults.num_hidden_layers)?;
+        let layers = raw.width("num_hidden_layers", 4096)?.unwrap_or(defaults.num_hidden_layers);
         Ok(Config {
             model_type: String::new(),
             vocab_size: size("vocab_size", defaults.vocab_size)?,
@@ -187,7 +188,9 @@ impl Config {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            max_position_embeddings: size("max_position_embeddings", defaults.max_position_embeddings)?,
+            max_position_embeddings: raw
+                .size("max_position_embeddings")?
+                .unwrap_or(defaults.max_position_embeddings),
             rms_norm_eps: raw.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
             initializer_range: raw.positive("initializer_range")?.unwrap_or(0.02),
             tie_word_embeddings: raw.bool("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
@@ -267,3 +270,7 @@ pub(super) fn qwen_windows(raw: &Raw, layers: &mut [LayerConfig]) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
