@@ -1,6 +1,8 @@
 //! Fine-tune and run open LLMs on Candle, with fused kernels that have gradients.
 #![deny(missing_docs)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod error;
 pub mod generate;
 mod kernels;

@@ -346,3 +346,11 @@ pub(crate) fn narrow_owned<T: Element>(v: Vec<f32>) -> Vec<T> {
         _ => cpu::narrow_all(&v),
     }
 }
+
+/// Whether products of `bf16` are computed as such, rather than widened to `f32`.
+pub(crate) fn fast_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::gemm_bf16::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}

@@ -261,5 +261,4 @@ fn no_weights(dir: &Path) -> Error {
 }
 
 #[cfg(test)]
-#[path = "safetensors_tests.rs"]
 mod tests;

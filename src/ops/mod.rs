@@ -20,6 +20,7 @@ mod rope;
 mod softmax;
 
 pub use attention::{Attention, Keys, attention, attention_thd};
+pub(crate) use coverage::covered;
 pub use coverage::grad_coverage;
 pub use cross_entropy::{CrossEntropy, IGNORE, Reduction, cross_entropy, cross_entropy_with};
 pub use dropout::Dropout;

@@ -10,6 +10,7 @@
 mod batches;
 mod mask;
 mod rows;
+mod tokens;
 
 use std::fmt;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use crate::{Error, Result};
 
 pub use batches::{Batch, Batches, Cursor, IGNORED, InOrder};
 use rows::{Content, Record};
+pub use tokens::ModelEncoder;
 
 /// What turns text and conversations into tokens: a tokenizer with its chat template.
 pub trait Encode: Sync {

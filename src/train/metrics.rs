@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::atomic;
 use crate::{Error, Result};
 
 /// One line of `metrics.jsonl`; what was not measured at that step is left out.
@@ -61,7 +62,7 @@ impl Writer {
         if path.exists() {
             let kept = read(path)?.into_iter().filter(|metric| metric.step <= step);
             let lines: String = kept.map(|metric| line(&metric)).collect();
-            super::report::write_atomic(path, lines.as_bytes())?;
+            atomic::write(path, lines)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
         Ok(Writer { path: path.to_path_buf(), file })

@@ -1,8 +1,11 @@
-//! train.
+//! Training: data, the step's loss and gradients, the optimiser, the loop, and what a run leaves behind.
 
+pub mod checkpoint;
 pub mod data;
+pub mod memory;
 pub mod metrics;
+pub mod optim;
 pub mod report;
 pub mod schedule;
-pub mod optim;
 pub mod step;
+pub mod trainer;

@@ -4,13 +4,13 @@
 mod charts;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Metric;
-use crate::{Error, Result};
+use crate::Result;
+use crate::load::atomic;
 use charts::{Chart, Line};
 
 const STYLE: &str = include_str!("report/style.css");
@@ -47,7 +47,7 @@ pub struct Report<'a> {
 ///
 /// Errors: the directory cannot be written to.
 pub fn write(path: &Path, report: &Report) -> Result<()> {
-    write_atomic(path, render(report).as_bytes())
+    atomic::write(path, render(report))
 }
 
 /// The report as HTML.
@@ -86,8 +86,11 @@ fn series(metrics: &[Metric], value: impl Fn(&Metric) -> Option<f64>) -> Vec<(f6
 }
 
 fn tiles(html: &mut String, report: &Report) {
-    *html += "<div class=\"tiles\">\n";
-    for (label, value, note) in tile_list(report) {
+    let tiles = tile_list(report);
+    // One row, or two of about the same length.
+    let columns = if tiles.len() > 6 { tiles.len().div_ceil(2) } else { tiles.len().max(1) };
+    let _ = writeln!(html, "<div class=\"tiles\" style=\"--columns: {columns}\">");
+    for (label, value, note) in tiles {
         let _ = writeln!(
             html,
             "<div class=\"tile\"><span>{label}</span><b>{value}</b><small>{note}</small></div>"
@@ -248,23 +251,6 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// Writes to a temporary name beside `path`, syncs and renames, so that no reader ever sees half a file.
-pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".report-");
-    // A temporary file is private by default; this one is to have what the umask gives to any new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory).map_err(Error::io(path))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
-    file.persist(path).map_err(|error| Error::io(path)(error.error))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,3 +4,9 @@ mod extremes;
 mod layers;
 mod models;
 mod ops;
+mod train;
+
+/// A file of `tests/fixtures`.
+fn fixture(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}

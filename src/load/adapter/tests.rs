@@ -41,6 +41,26 @@ fn what_peft_wrote_is_read_and_written_back_the_same() {
 }
 
 #[test]
+fn peft_chose_the_modules_and_ranks_that_its_configuration_gives() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for name in ["rslora", "patterns", "regex", "layers"] {
+        // Reading compares the rank of every tensor with what the configuration says of its module.
+        let adapter = read(&fixtures.join("peft").join(name)).unwrap();
+        let base = adapter.config.base_model_name_or_path.as_deref().unwrap();
+        let base = Weights::open(&fixtures.join(base)).unwrap();
+        let linear = base.names().filter_map(|name| name.strip_suffix("_proj.weight"));
+        let linear: Vec<String> = linear.map(|name| format!("{name}_proj")).collect();
+        let chosen: Vec<&String> =
+            linear.iter().filter(|name| adapter.config.targets(name).unwrap()).collect();
+        assert_eq!(chosen, adapter.tensors.keys().collect::<Vec<_>>(), "{name}");
+    }
+    for (name, key) in [("dora", "use_dora"), ("modules_to_save", "modules_to_save")] {
+        let error = read(&fixtures.join("peft").join(name)).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
 fn patterns_choose_rank_and_scale_as_peft_does() {
     let config = parse(json!({
         "rank_pattern": {"layers.0.self_attn.q_proj": 16, "q_proj": 2},

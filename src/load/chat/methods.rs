@@ -1,6 +1,6 @@
 //! Methods of Python's strings and lists that templates call and minijinja-contrib lacks.
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Called for methods minijinja does not know: those here, then minijinja-contrib's.
@@ -36,7 +36,7 @@ fn on_string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, 
                 None if last => ["", "", text],
                 None => [text, "", ""],
             };
-            Value::from(parts.map(Value::from).to_vec())
+            Value::from(Tuple::from(parts.map(Value::from).to_vec()))
         }
         "rsplit" => {
             let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;

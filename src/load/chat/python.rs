@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
 /// `str(value)`, for what a template prints.
@@ -57,9 +57,13 @@ fn float(value: &Value) -> String {
 }
 
 /// The filter `tojson` with the arguments that transformers gives it: Python's `json.dumps`.
-pub(super) fn tojson(value: &Value, args: Rest<Value>) -> Result<String, Error> {
-    type Arguments<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Value>, Option<&'a Value>, Kwargs);
-    let (ensure_ascii, indent, separators, sort_keys, kwargs) = from_args::<Arguments>(&args)?;
+pub(super) fn tojson(
+    value: &Value,
+    ensure_ascii: Option<&Value>,
+    indent: Option<&Value>,
+    separators: Option<&Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let argument = |position: Option<&Value>, name: &str| match position {
         Some(value) => Ok(value.clone()),
         None => Ok::<_, Error>(kwargs.get::<Option<Value>>(name)?.unwrap_or_else(|| Value::from(()))),
@@ -67,7 +71,7 @@ pub(super) fn tojson(value: &Value, args: Rest<Value>) -> Result<String, Error> 
     let ensure_ascii = argument(ensure_ascii, "ensure_ascii")?.is_true();
     let indent = argument(indent, "indent")?;
     let separators = argument(separators, "separators")?;
-    let sort_keys = argument(sort_keys, "sort_keys")?.is_true();
+    let sort_keys = argument(None, "sort_keys")?.is_true();
     kwargs.assert_all_used()?;
     let indent = match indent.kind() {
         ValueKind::None => None,

@@ -284,7 +284,7 @@ fn a_directory_or_one_file_with_a_seeded_split() {
     };
     assert_eq!(held_out(1), held_out(1));
     assert_ne!(held_out(1), held_out(2));
-    std::fs::write(&file, &lines[..3].join("\n")).unwrap();
+    std::fs::write(&file, lines[..3].join("\n")).unwrap();
     assert_eq!(load(&file, &Options::default(), &toy).unwrap().valid.len(), 1);
     std::fs::write(&file, "").unwrap();
     let error = load(&file, &Options::default(), &toy).unwrap_err().to_string();
@@ -292,4 +292,42 @@ fn a_directory_or_one_file_with_a_seeded_split() {
     std::fs::write(&file, b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}").unwrap();
     let error = load(&file, &Options::default(), &toy).unwrap_err().to_string();
     assert!(error.contains("all.jsonl:2: wants UTF-8 text"), "{error}");
+}
+
+#[test]
+fn vendors_templates_train_the_answers_and_what_ends_them() {
+    use crate::load::{ChatTemplate, Tokenizer};
+    let fixtures = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"));
+    let model = |name: &str| Tokenizer::open(&fixtures.join("models").join(name)).unwrap();
+    let (bytes, pieces) = (model("qwen3"), model("llama2"));
+    for (name, tokenizer, first, last) in [
+        ("qwen2.5", &bytes, "hello<|im_end|>\n", "bye now<|im_end|>\n"),
+        ("qwen3", &bytes, "hello<|im_end|>\n", "<think>\n\n</think>\n\nbye now<|im_end|>\n"),
+        ("smollm2", &bytes, "hello<|im_end|>\n", "bye now<|im_end|>\n"),
+        ("llama3.2", &bytes, "hello<|eot_id|>", "bye now<|eot_id|>"),
+        ("gemma3", &pieces, "hello<end_of_turn>\n", "bye now<end_of_turn>\n"),
+        ("llama2", &pieces, "hello </s>", "bye now </s>"),
+        ("mistral_v0.3", &pieces, "hello</s>", "bye now</s>"),
+        ("phi3", &pieces, "hello<|end|>\n", "bye now<|end|>\n</s>"),
+    ] {
+        let source = std::fs::read_to_string(fixtures.join(format!("chat_templates/{name}.jinja"))).unwrap();
+        let template = ChatTemplate::new(&source, Some("<s>"), Some("</s>")).unwrap();
+        let encoder = ModelEncoder::new(tokenizer, Some(&template));
+        let trained = |mask| {
+            let data =
+                Dataset::parse(Path::new(name), &one_line(TWO_TURNS), &options(mask), &encoder).unwrap();
+            let Row { tokens, trained, .. } = &data.rows[0];
+            let text = |span: &Range<usize>| tokenizer.decode(&tokens[span.clone()], false).unwrap();
+            trained.iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(trained(Mask::AllAssistant), [first, last], "{name}");
+        assert_eq!(trained(Mask::LastAssistant), [last], "{name}");
+    }
+    let encoder = ModelEncoder::new(&pieces, None);
+    let tokens = encoder.encode_text("hello").unwrap();
+    assert_eq!((tokens.first(), tokens.last()), (pieces.bos_id().as_ref(), pieces.eos_id().as_ref()));
+    assert_eq!(tokens.iter().filter(|&&id| Some(id) == pieces.eos_id()).count(), 1);
+    let error =
+        Dataset::parse(Path::new("d"), &one_line(TWO_TURNS), &Options::default(), &encoder).unwrap_err();
+    assert!(error.to_string().contains("d:1: wants a row that the tokenizer and the chat template accept"));
 }

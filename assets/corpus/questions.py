@@ -1,0 +1,443 @@
+"""The conversations: each function makes one (question, answer); `TOPICS` weighs them."""
+
+from . import advice, facts, words
+from .grammar import listing, tidy, tidy_article
+from .stories import tell
+
+NAME = "Candle"
+
+
+def cap(text):
+    return text[0].upper() + text[1:]
+
+
+def colour(g):
+    thing, shade = g.pick(facts.COLOURED)
+    q = g.pick(["What colour is {}?", "What colour is {}?", "What color is {}?", "Tell me the colour of {}.", "Which colour does {} have?"])
+    a = g.pick(["{T} is {c}.", "{T} is {c}.", "{T} is usually {c}."])
+    return q.format(thing), a.format(T=cap(thing), c=shade)
+
+
+def is_colour(g):
+    thing, shade = g.pick(facts.COLOURED)
+    if g.chance(0.5):
+        return f"Is {thing} {shade}?", f"Yes, {thing} is {shade}."
+    other = g.pick([c for c in facts.CATEGORIES["colour"] if c != shade and (shade != "golden" or c in ("blue", "green", "pink"))])
+    return f"Is {thing} {other}?", f"No, {thing} is {shade}."
+
+
+def plus(g):
+    a, b = g.rng.randint(0, 10), g.rng.randint(0, 10)
+    q = g.pick(["What is {} plus {}?", "What is {} plus {}?", "How much is {} plus {}?", "What is {} and {} together?", "Please add {} and {}."])
+    return q.format(a, b), g.pick([f"{a} plus {b} is {a + b}."] * 2 + [f"The answer is {a + b}."])
+
+
+def minus(g):
+    b, c = g.rng.randint(0, 9), g.rng.randint(0, 9)
+    a = b + c
+    q = g.pick(["What is {} minus {}?", "How much is {} minus {}?"])
+    return q.format(a, b), f"{a} minus {b} is {c}."
+
+
+def times(g):
+    a, b = g.rng.randint(1, 5), g.rng.randint(1, 5)
+    return f"What is {a} times {b}?", f"{a} times {b} is {a * b}."
+
+
+def word_sum(g):
+    who = words.child(g)
+    things = g.pick(["apples", "coins", "shells", "books", "stones", "marbles", "nuts", "flowers", "pears", "cakes"])
+    n, m = g.rng.randint(2, 6), g.rng.randint(1, 4)
+    if g.chance(0.6):
+        more = g.pick(["finds", "buys", "gets"])
+        return (f"{who} has {n} {things}. {who.He} {more} {m} more. How many {things} does {who.he} have now?",
+                f"{who} has {n + m} {things} now.")
+    n += m
+    gone = g.pick(["gives away", "loses", "sells"])
+    left = n - m
+    one = things[:-1] if left == 1 else things
+    return (f"{who} has {n} {things}. {who.He} {gone} {m} of them. How many {things} does {who.he} have now?",
+            f"{who} has {left} {one} left.")
+
+
+def count(g):
+    start = g.rng.randint(1, 6)
+    names = facts.NUMBERS
+    if g.chance(0.4):
+        k = g.rng.randint(3, 10)
+        return f"Count to {g.pick([str(k), names[k]])}.", cap(", ".join(names[1:k + 1])) + "."
+    if g.chance(0.5):
+        k = g.rng.randint(1, 18)
+        return f"What number comes after {names[k]}?", f"After {names[k]} comes {names[k + 1]}."
+    return f"Count from {start} to {start + 4}.", cap(", ".join(names[start:start + 5])) + "."
+
+
+def opposite(g):
+    a, b = g.pick(facts.OPPOSITES)
+    if g.chance(0.5) and b not in ("light",):
+        a, b = b, a
+    q = g.pick(["What is the opposite of {}?", "What is the opposite of {}?", "Tell me the opposite of {}.", "Which word is the opposite of {}?"])
+    return q.format(a), g.pick([f"The opposite of {a} is {b}."] * 3 + [f"It is {b}."])
+
+
+def animal(g):
+    name, many, baby, sound, home, food, legs, _, looks = g.pick(facts.ALL_ANIMALS)
+    ask = [
+        (g.pick(["Where does {a} live?", "Where do {m} live?", "Where can I find {a}?"]), g.pick([f"{cap(many)} live {home}.", "{A} " + f"lives {home}."])),
+        (g.pick(["What does {a} eat?", "What do {m} eat?", "What is the food of {m}?"]), g.pick([f"{cap(many)} eat {food}.", "{A} " + f"eats {food}."])),
+        (g.pick(["What does {a} look like?", "Describe {a}.", "Tell me about {m}.", "Tell me about {m}."]),
+         g.pick(["{A} " + f"has {looks}.", "{A} " + f"has {looks}. It eats {food}.", "{A} " + f"has {looks}. It lives {home} and eats {food}."])),
+        (g.pick(["What do you call a baby {n}?", "What is a baby {n} called?"]), f"A baby {name} is called a {baby}."),
+    ]
+    if legs:
+        ask.append((g.pick(["How many legs does {a} have?", "How many legs do {m} have?"]), "{A} " + f"has {legs} legs."))
+    if sound:
+        ask += [(g.pick(["What sound does {a} make?", "What does {a} say?", "How does {a} sound?"]),
+                 g.pick(["{A} " + f"says {sound}.", "{A} " + f"makes the sound {sound}."]))] * 2
+    q, a = g.pick(ask)
+    values = dict(a=f"a {name}", A=f"A {name}", m=many, n=name)
+    return tidy_article(q.format(**values)), tidy_article(a.format(**values))
+
+
+def who_says(g):
+    name, _, _, sound, *_ = g.pick(facts.ANIMALS)
+    return f"Which animal says {sound}?", tidy_article(f"A {name} says {sound}.")
+
+
+def can_it(g):
+    verb, yes, no = g.pick([("fly", facts.FLY, facts.NO_FLY), ("swim", facts.SWIM, facts.NO_SWIM)])
+    if g.chance(0.5):
+        name = g.pick(yes)
+        return tidy_article(f"Can a {name} {verb}?"), tidy_article(f"Yes, a {name} can {verb}.")
+    name = g.pick(no)
+    return tidy_article(f"Can a {name} {verb}?"), tidy_article(f"No, a {name} cannot {verb}.")
+
+
+def bigger(g):
+    while True:
+        a, b = g.sample(facts.ALL_ANIMALS, 2)
+        if abs(int(a[7]) - int(b[7])) >= 3:
+            break
+    word = g.pick(["bigger", "smaller"])
+    first = (int(a[7]) > int(b[7])) == (word == "bigger")
+    win, lose = (a, b) if first else (b, a)
+    q = g.pick([f"Which is {word}, a {a[0]} or a {b[0]}?", f"What is {word}, a {a[0]} or a {b[0]}?"])
+    return tidy_article(q), tidy_article(f"A {win[0]} is {word} than a {lose[0]}.")
+
+
+def meaning(g):
+    word, what = g.pick(facts.MEANINGS)
+    q = g.pick(["What is a {}?", "What is a {}?", "What does the word {} mean?", "Can you explain what a {} is?", "Do you know what a {} is?"])
+    if word in ("breakfast", "fog"):
+        q, start = q.replace("a {}", "{}"), cap(word)
+    else:
+        start = f"A {word}"
+    lead = "Yes. " if q.startswith("Do you") else ""
+    return tidy_article(q.format(word)), tidy_article(f"{lead}{start} is {what}.")
+
+
+def use(g):
+    tool, what = g.pick(facts.USES)
+    some = tool if tool in ("scissors", "soap") else f"a {tool}"
+    are = "are" if tool == "scissors" else "is"
+    it = "them" if tool == "scissors" else "it"
+    q = g.pick([f"What {are} {some} for?", f"What do you do with {some}?", f"What {are} {some} used for?"])
+    return tidy_article(q), tidy_article(g.pick([f"{cap(some)} {are} used for {what}.", f"You use {some} for {what}.", f"You use {it} for {what}."]))
+
+
+def job(g):
+    who, does = g.pick(facts.JOBS)
+    if g.chance(0.35):
+        return f"Who {does}?", tidy_article(f"A {who} {does}.")
+    q = g.pick(["What does a {} do?", "What is the work of a {}?", "Tell me what a {} does."])
+    return tidy_article(q.format(who)), tidy_article(f"A {who} {does}.")
+
+
+def why(g):
+    return tuple(g.pick(facts.WHY))
+
+
+def plain(g):
+    return tuple(g.pick(facts.PLAIN))
+
+
+def capital(g):
+    land, city = g.pick(facts.CAPITALS)
+    if g.chance(0.2):
+        return f"Where is {city}?", f"{city} is in {land}."
+    q = g.pick(["What is the capital of {}?", "What is the capital of {}?", "Tell me the capital of {}.", "Which city is the capital of {}?"])
+    return q.format(land), f"The capital of {land} is {city}."
+
+
+def name_some(g):
+    kind = g.pick(list(facts.CATEGORIES))
+    items = facts.CATEGORIES[kind]
+    n = g.rng.randint(2, min(5, len(items)))
+    many = {"kind of weather": "kinds of weather"}.get(kind, kind + "s")
+    picked = listing(g.sample(items, n))
+    number = g.pick([facts.NUMBERS[n], str(n)])
+    q = g.pick([f"Name {number} {many}.", f"Can you name {number} {many}?", f"Give me a list of {number} {many}.", f"Tell me {number} {many}."])
+    return q, g.pick([f"{cap(facts.NUMBERS[n])} {many} are {picked}.", f"Here are {facts.NUMBERS[n]} {many}: {picked}."])
+
+
+def belongs(g):
+    kind = g.pick(["fruit", "vegetable", "bird", "tool", "flower", "toy"])
+    if g.chance(0.5):
+        item = g.pick(facts.CATEGORIES[kind])
+        return f"Is {item} {'a ' + kind}?", f"Yes, {item} is a {kind}."
+    other = g.pick([k for k in ["fruit", "vegetable", "bird", "tool", "flower", "toy"] if k != kind])
+    item = g.pick(facts.CATEGORIES[other])
+    return f"Is {item} a {kind}?", f"No, {item} is a {other}."
+
+
+def days(g):
+    names, word = g.pick([(facts.DAYS, "day"), (facts.MONTHS, "month")])
+    i = g.rng.randrange(len(names))
+    after, before = names[(i + 1) % len(names)], names[i - 1]
+    if g.chance(0.6):
+        return f"What {word} comes after {names[i]}?", f"After {names[i]} comes {after}."
+    return f"What {word} comes before {names[i]}?", f"Before {names[i]} comes {before}."
+
+
+def plural(g):
+    one, many = g.pick(facts.PLURALS)
+    return f"What is the plural of {one}?", f"The plural of {one} is {many}."
+
+
+def rhyme(g):
+    row = g.pick(facts.RHYMES)
+    first = g.pick(row)
+    rest = [w for w in row if w != first]
+    q = g.pick(["What rhymes with {}?", "Give me a word that rhymes with {}.", "Which words rhyme with {}?"])
+    if "words" in q:
+        return q.format(first), f"{cap(rest[0])} and {rest[1]} rhyme with {first}."
+    return q.format(first), g.pick([f"{cap(r)} rhymes with {first}." for r in rest])
+
+
+def feeling(g):
+    word = g.pick(list(advice.FEELINGS))
+    first, *tips = advice.FEELINGS[word].split("|")
+    q = g.pick(["I feel {}.", "I am {}.", "I feel {}. What should I do?", "I am {} today. What can I do?", "What can I do when I feel {}?", "I am so {} today."])
+    chosen = g.sample(tips, 2)
+    return q.format(word), " ".join(chosen if q.startswith("What") else [first] + chosen)
+
+
+def howto(g):
+    what, *steps = g.pick(advice.HOWTO)
+    q = g.pick(["How do I {}?", "How can I {}?", "How do I {}?", "Can you tell me how to {}?", "Please explain how to {}."])
+    return q.format(what), " ".join(steps)
+
+
+def pack(g):
+    trip = g.pick(list(advice.PACK))
+    things = g.sample(advice.PACK[trip].split(", "), g.rng.randint(3, 4))
+    q = g.pick(["What should I pack for {}?", "What should I pack for {}?", "What do I need for {}?", "What should I take with me for {}?", "Help me pack for {}."])
+    a = g.pick(["You should pack {}.", "For {t}, you need {}.", "Take {} with you.", "I would pack {}."])
+    return q.format(trip), a.format(listing(things), t=trip)
+
+
+def describe(g):
+    if g.chance(0.5):
+        season, hour = g.pick(list(advice.SIGHTS)), g.pick(list(advice.HOURS))
+        q = g.pick([f"Describe a {season} {hour}.", f"Tell me about a {season} {hour}.", f"What is a {season} {hour} like?", f"Describe a {hour} in {season}."])
+        first, second = advice.SIGHTS[season].split("|"), advice.HOURS[hour].split("|")
+        if hour in ("night", "evening"):
+            first = [s for s in first if not any(w in s for w in ("sun", "Children", "Bees", "shade"))]
+        if season in ("winter", "autumn"):
+            second = [s for s in second if "sit outside" not in s and "dog" not in s]
+        first, second = g.sample(first, g.rng.randint(2, 3)), g.sample(second, 2)
+        parts = [first[0], second[0], *first[1:], second[1]]
+        return tidy_article(q), " ".join(parts)
+    scene = g.pick(list(advice.SCENES))
+    q = g.pick(["Describe {}.", "Describe {}.", "What does {} look like?", "Tell me about {}.", "Paint me a picture of {} with words."])
+    return q.format(scene), " ".join(g.sample(advice.SCENES[scene].split("|"), g.rng.randint(3, 5)))
+
+
+def poem(g):
+    about = g.pick(list(advice.COUPLETS))
+    lines = advice.COUPLETS[about][:g.rng.randint(1, 3)]
+    q = g.pick(["Write a poem about {}.", "Write a short poem about {}.", "Can you write a poem about {}?", "Tell me a poem about {}."])
+    return q.format(about), "\n".join("\n".join(cap(p) for p in line.split("|")) for line in lines)
+
+
+SENTENCE = [
+    "The {x} [sat|waited|slept] [under the old tree|in the warm sun|near the door].", "I saw a {adj} {x} [in the garden|by the river|on the hill|near the market].",
+    "My {fam} once had a {adj} {x}.", "A {adj} {x} is [better than|as good as] [gold|a thousand words].", "[Yesterday|Last night|This morning] we found a {x} [behind the house|on the beach|in the forest].",
+    "The {adj} {x} made everyone [smile|laugh].", "There was a {x} in the middle of the [road|room|field].", "{who} drew a picture of a {adj} {x}.", "{who} dreamed about a {x} that could [fly|talk|sing].",
+]
+
+
+def sentence(g):
+    x = g.pick([r[0] for r in facts.ALL_ANIMALS] + [r[0] for r in words.TOYS] + ["ship", "tree", "house", "star", "boat", "flower"])
+    templates = SENTENCE if x in [r[0] for r in facts.ALL_ANIMALS] else SENTENCE[1:]
+    a = g.say(g.pick(templates), x=x, adj=g.pick(["small", "big", "funny", "old", "beautiful", "strange", "little"]),
+              fam=g.pick(words.FAMILY), who=words.child(g).name)
+    q = g.pick([f"Write a sentence about a {x}.", f"Use the word {x} in a sentence.", f"Make a sentence with the word {x}.", f"Say something about a {x}."])
+    return tidy_article(q), a
+
+
+ME = """
+Who are you?|I am {n}, a small language model.|My name is {n}. I am a small language model.
+What is your name?|My name is {n}.|I am called {n}.
+What are you?|I am a small language model. I learned from simple stories.|I am a computer program that writes text.
+What can you do?|I can answer simple questions and tell short stories.|I can tell stories, answer questions, and help you with small things.
+Are you a person?|No, I am a small language model.|No, I am a computer program.
+Are you a robot?|I am not a robot. I am a program that writes text.|No, I have no body. I am a language model.
+How old are you?|I do not have an age, but I am quite new.|I was made not long ago.
+Where do you live?|I live inside a computer.|My home is a computer.
+Do you sleep?|No, I never sleep.|I do not sleep, but I like the quiet.
+Do you have a body?|No, I have no body. I only have words.|I do not have a body.
+What do you like?|I like good stories and kind questions.|I like words, and I like to help.
+Do you have friends?|Everyone who talks to me is a friend.|You can be my friend.
+What do you eat?|I do not eat. I only need some electricity.|I eat nothing at all.
+Can you see me?|No, I cannot see. I can only read what you write.|No, I have no eyes.
+Can you sing?|I cannot sing, but I can write the words of a song.|I have no voice, but I can write a song.
+Who made you?|People made me with a computer and a lot of text.|I was trained by people on a small computer.
+Are you happy?|I do not have feelings, but I am glad to help.|I am a program, but I enjoy our talk.
+Can you help me?|Yes, I will do my best. What do you need?|Of course. What can I do for you?
+What is your favourite colour?|I cannot see, but I like the word blue.|I have never seen a colour, but green sounds nice.
+What is your favourite animal?|I like the fox, because it is clever.|I like the whale, because it is big and gentle.
+What is your favourite food?|I do not eat, but soup sounds good.|I cannot taste, but bread must be nice.
+Do you like stories?|Yes, I like stories very much.|Yes. Every good story teaches me something.
+Tell me about yourself.|I am {n}, a small language model. I like short stories and simple questions.|My name is {n}. I live in a computer, and I like to help.
+How are you?|I am well, thank you. How are you?|I am fine, thank you.
+How are you today?|I am very well today. And you?|I am fine today, thank you.
+"""
+HELLO = """
+Hello!|Hello! How can I help you?|Hello! It is nice to meet you.
+Hi!|Hello! What can I do for you?|Hi! How are you today?
+Hello, who are you?|Hello! I am {n}, a small language model.|Hello! My name is {n}.
+Good morning!|Good morning! I hope you slept well.|Good morning! What can I do for you?
+Good evening!|Good evening! How was your day?|Good evening! How can I help you?
+Hello, my name is {p}.|Hello, {p}! It is nice to meet you.|Nice to meet you, {p}. How can I help you?
+I am {p}. Nice to meet you.|Nice to meet you too, {p}.|Hello, {p}! I am {n}.
+"""
+BYE = """
+Thank you!|You are welcome!|You are welcome. I am glad that I could help.
+Thanks for your help.|You are welcome!|It was a pleasure.
+Goodbye!|Goodbye! Have a nice day.|Goodbye! Come back soon.
+Good night!|Good night! Sleep well.|Good night! Sweet dreams.
+That was nice.|Thank you! I am glad that you liked it.|I am happy to hear that.
+See you tomorrow.|See you tomorrow!|Goodbye! I will be here.
+"""
+
+
+def from_list(text):
+    rows = facts.table(text)
+
+    def make(g):
+        q, *answers = g.pick(rows)
+        slots = dict(n=NAME, p=g.pick(words.GIRLS + words.BOYS))
+        return q.format(**slots), g.pick(answers).format(**slots)
+    return make
+
+
+me, hello, bye = from_list(ME), from_list(HELLO), from_list(BYE)
+
+
+def look_back(g):
+    """A question whose answer stands in the question."""
+    who = words.child(g)
+    o = words.thing(g, words.TOYS)
+    shade = g.pick(words.COLOURS)
+    where = g.pick(["in the box", "under the bed", "on the table", "behind the door", "in the bag", "on the shelf", "next to the window"])
+    return g.pick([
+        (f"{who} has a {shade} {o.noun}. What colour is the {o.noun}?", f"The {o.noun} is {shade}."),
+        (f"{who} puts the {o.noun} {where}. Where is the {o.noun}?", f"The {o.noun} is {where}."),
+        (f"{who} found a {o.noun}. What did {who.he} find?", f"{who} found a {o.noun}."),
+        (f"{who} lost the {o.noun}. Who lost the {o.noun}?", f"{who} lost the {o.noun}."),
+    ])
+
+
+def suggest(g):
+    return g.pick([
+        (g.pick(["Give me a name for a {}.", "What is a good name for a {}?", "What should I call my {}?"]).format(g.pick(["cat", "dog", "rabbit", "horse", "mouse"])),
+         g.pick(["{} is a good name.", "How about {}?", "You could call it {}."]).format(g.pick(words.PETS))),
+        (g.pick(["Give me a name for a ship.", "What is a good name for a ship?", "What should I call my ship?"]),
+         g.pick(["{} is a good name.", "You could call it {}."]).format(g.pick(words.SHIPS)).replace("the ", "The ", 1)),
+        (g.pick(["What should I cook today?", "What should I eat for dinner?", "What can I cook for my friends?"]),
+         g.pick(["How about {}?", "You could make {}.", "I would cook {}."]).format(g.pick(["soup with bread", "fish with potatoes", "rice with beans", "a vegetable pie", "pancakes", "noodles with cheese"]))),
+        (g.pick(["What can I give my {f} as a present?", "What is a good present for my {f}?"]).format(f=g.pick(words.FAMILY)),
+         g.pick(["A {} would be a nice present.", "You could give a {}.", "How about a {}?"]).format(g.pick(["book", "warm scarf", "box of tea", "plant", "picture", "cake", "blanket"]))),
+        (g.pick(["What should I wear when it {w}?"]).format(w="rains"), g.pick(["Wear a rain coat and rubber boots.", "Take an umbrella and wear warm shoes."])),
+        ("What should I wear when it snows?", g.pick(["Wear a thick coat, a hat, and gloves.", "Put on warm boots, a scarf, and a woolly hat."])),
+        (g.pick(["What can I do on a rainy day?", "What can I do at home?"]),
+         f"You could {g.pick(['read a book', 'bake a cake', 'draw a picture', 'play a game'])} or {g.pick(['write a letter', 'build a tower', 'watch the rain', 'learn a song'])}."),
+        (g.pick(["What can I do on a sunny day?", "What can I do outside?"]),
+         f"You could {g.pick(['go for a swim', 'ride a bike', 'have a picnic', 'play ball'])} or {g.pick(['fly a kite', 'climb a tree', 'feed the ducks', 'look for flowers'])}."),
+    ])
+
+
+def joined(pair):
+    return tidy_article(pair[0]), tidy_article(pair[1])
+
+
+# Short stories: how each begins (`<open>`), then one of these.
+SHORT = [
+    "{a} wanted to see the [sea|moon|mountains], so {a.he} walked for [three|four|five] days. When {a.he} arrived, {a.he} was so happy that {a.he} danced.",
+    "One day {a} found a [shiny|golden|silver] [coin|key|bell|ring]. {a.He} asked everyone who had lost it. In the end, {b} came and thanked {a.him}, and they became friends.",
+    "One night {a} could not sleep. {a.He} looked at the stars and counted them, one by one. Before {a.he} came to twenty, {a.he} was asleep.",
+    "{a} was always hungry. One day {a.he} met {b}, who had a big [cake|pie|basket of apples]. {b} gave {a.him} half of it, and nobody was hungry any more.",
+    "One day {a} fell into the river. {b} heard {a.him} call and pulled {a.him} out. From then on, they were the best of friends.",
+    "{a} was afraid of [thunder|the dark|deep water]. \"Take my hand,\" said {b}. Then {a} was not afraid any more.",
+    "Every day {a} planted one [flower|tree|seed]. People laughed at {a.him}. But after ten years, there was a great [garden|forest], and everyone came to sit in it.",
+    "One winter it was very cold. {a} lit a fire and opened the door. Soon {b} came, and then many others, and they sang all night.",
+    "{a} built a small boat and sailed over the lake. A strong wind came, but {a} held on. In the evening, {a.he} was home again, wet and proud.",
+    "{a} lost {a.his} [hat|scarf|bag] in the wind. {b} ran after it and caught it. \"Thank you,\" said {a}, and {a.he} gave {b} a [plum|pear|biscuit].",
+    "{a} wanted to fly. {a.He} jumped from a rock, and then from a wall, but {a.he} always fell. At last {b} made {a.him} a kite, and {a} was happy to watch it fly.",
+    "One morning {a} heard a song in the forest. {a.He} followed it and found {b}. Now they sing together every morning.",
+    "{a} had a secret. Every night {a.he} left a piece of bread at the door of old {b}. One day {b} waited at the door and said thank you.",
+    "{a} told a lie and felt bad all day. In the evening, {a.he} went to {b} and told the truth. \"I am glad that you told me,\" said {b}.",
+    "{a} and {b} wanted to know who was faster. They ran to the old oak tree and back. They came in at the same time and laughed.",
+]
+OPEN = [
+    "Once upon a time there was {a.a} named {a}.", "There once was {a.a} called {a}.", "{a} was {a.a} who lived {a.home}.",
+    "A long time ago, {a.a} named {a} lived {a.home}.", "Once there was {a.a}. {a.His} name was {a}.", "Far away, {a.home}, lived {a.a} named {a}.",
+]
+CLOSE = ["", "", "", "The end.", "{a} never forgot that day.", "It was a good day.", "And they lived happily ever after."]
+ASK_STORY = ["Tell me a story about {}.", "Tell me a story about {}.", "Tell me a short story about {}.", "Write a story about {}.",
+             "Can you tell me a story about {}?", "Please tell me a story about {}.", "Write a short story about {}.", "I would like to hear a story about {}."]
+
+
+def short_story(g):
+    """A story of a few sentences about an animal or a child."""
+    if g.chance(0.7):
+        a = words.animal(g)
+        about = g.pick([f"a {a.kind}", f"a {a.kind}", a.a, f"a {a.kind} named {a}"])
+    else:
+        a = words.child(g)
+        about = g.pick([f"a {a.kind}", a.a, f"a {a.kind} named {a}"])
+    b = words.animal(g, "m" if a.gender == "f" else "f", (a.name,), not_kind=(a.kind,))
+    body = g.say(g.pick(SHORT), a=a, b=b)
+    name = b.name
+    if name in body:  # the first time, say who that is
+        body = body.replace(name, f"{name} the {b.kind}", 1)
+    text = " ".join(filter(None, [g.say(g.pick(OPEN), a=a), body, g.say(g.pick(CLOSE), a=a)]))
+    return tidy_article(g.pick(ASK_STORY).format(about)), text
+
+
+def any_story(g):
+    if g.chance(0.12):
+        return g.pick(["Tell me a story.", "Tell me a short story.", "Can you tell me a story?", "Do you know a story?", "Please tell me a bedtime story."]), short_story(g)[1]
+    return short_story(g)
+
+
+def long_story(g):
+    """One of the long plots, asked for by one of its subjects."""
+    text, topics, _ = tell(g)
+    return tidy_article(g.pick(ASK_STORY[:-1]).format(g.pick(topics))), text
+
+
+# What a conversation may turn to, and how often.
+TOPICS = [
+    (colour, 4), (is_colour, 2), (plus, 5), (minus, 2), (times, 2), (word_sum, 3), (count, 2), (opposite, 4), (animal, 9), (who_says, 1),
+    (can_it, 2), (bigger, 3), (meaning, 5), (use, 3), (job, 3), (why, 4), (plain, 5), (capital, 3), (name_some, 4), (belongs, 2), (days, 3),
+    (plural, 2), (rhyme, 2), (feeling, 4), (howto, 4), (pack, 4), (describe, 8), (poem, 2), (sentence, 4), (me, 6), (look_back, 4),
+    (suggest, 4), (any_story, 9),
+]
+
+
+def ask(g):
+    """One question and its answer, on a topic drawn by weight."""
+    make = g.rng.choices([t for t, _ in TOPICS], [w for _, w in TOPICS])[0]
+    return make(g) if make is not suggest else joined(suggest(g))

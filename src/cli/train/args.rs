@@ -1,0 +1,385 @@
+//! The options of `train`: flags over the YAML file of `--config` over defaults, named as in `mlx_lm.lora`.
+
+use crate::load::{PeftConfig, TargetModules};
+use crate::train::data::{Features, Mask};
+use crate::train::optim::AdamWConfig;
+use crate::train::schedule::{Schedule, Shape};
+use anyhow::{Context, bail, ensure};
+use candle_core::DType;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FineTuneType {
+    /// Low-rank adapters beside frozen weights
+    #[default]
+    Lora,
+    /// Every weight
+    Full,
+}
+
+/// The optimiser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay
+    #[default]
+    Adamw,
+    /// AdamW without weight decay
+    Adam,
+}
+
+/// What is computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// bf16 for a bf16 checkpoint on a CPU with AVX-512 BF16, else f32
+    #[default]
+    Auto,
+    /// 32-bit floats
+    F32,
+    /// bfloat16, accumulated in f32
+    Bf16,
+}
+
+impl Precision {
+    /// The dtype, for a checkpoint stored in `stored`.
+    pub fn dtype(self, stored: Option<DType>) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Auto if stored == Some(DType::BF16) && crate::kernels::gemm::fast_bf16() => DType::BF16,
+            Precision::Auto => DType::F32,
+        }
+    }
+}
+
+/// Which tokens are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trained {
+    /// All tokens
+    All,
+    /// The last assistant turn, as --mask-prompt
+    Last,
+    /// Every assistant turn
+    Assistant,
+}
+
+/// How the learning rate goes after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleName {
+    /// Stays
+    Constant,
+    /// Falls in a straight line to 0
+    Linear,
+    /// Falls along half a cosine to 0
+    Cosine,
+}
+
+/// Fine-tune a model on your own data.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(after_help = "Examples:
+  metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600
+  metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --learning-rate 1e-4
+  metal-candle train --config lora.yaml --iters 100
+
+The data are JSONL rows in one of four forms:
+  {\"text\": ...}   {\"prompt\": ..., \"completion\": ...}   {\"messages\": [...]}   {\"messages\": [...], \"tools\": [...]}")]
+pub struct Args {
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// A directory with train.jsonl, valid.jsonl, test.jsonl, or one JSONL file that is split
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Options from a YAML file; flags win
+    #[arg(short, long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Accepted as in mlx_lm.lora; training is the default
+    #[arg(long, hide = true)]
+    pub train: bool,
+    /// Measure the loss and perplexity of the test set at the end
+    #[arg(long)]
+    pub test: bool,
+    /// What is trained [default: lora]
+    #[arg(long, value_enum)]
+    pub fine_tune_type: Option<FineTuneType>,
+    /// Start full fine-tuning from random weights: pre-training
+    #[arg(long)]
+    pub from_scratch: bool,
+    /// The optimiser [default: adamw]
+    #[arg(long, value_enum)]
+    pub optimizer: Option<Optimizer>,
+    /// Train on the last assistant turn or completion only
+    #[arg(long)]
+    pub mask_prompt: bool,
+    /// Which tokens are trained [default: all]
+    #[arg(long, value_enum)]
+    pub train_on: Option<Trained>,
+    /// Adapt the last N layers; -1 for all [default: 16]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub num_layers: Option<i64>,
+    /// Modules to adapt: all-linear, names separated by commas, or a regular expression for the whole path
+    #[arg(long, value_name = "WHICH")]
+    pub target_modules: Option<String>,
+    /// Rank of the LoRA [default: 8]
+    #[arg(long, value_name = "R")]
+    pub rank: Option<usize>,
+    /// Factor of the update, as mlx-lm's `scale` [default: 20]
+    #[arg(long, value_name = "S")]
+    pub scale: Option<f64>,
+    /// PEFT's lora_alpha: the scale times the rank
+    #[arg(long, value_name = "A", conflicts_with = "scale")]
+    pub alpha: Option<f64>,
+    /// Dropout on what the LoRA sees [default: 0]
+    #[arg(long, value_name = "P")]
+    pub dropout: Option<f64>,
+    /// Rows of a batch [default: 4]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Steps [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub iters: Option<usize>,
+    /// Batches of a validation; -1 for all [default: 25]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub val_batches: Option<i64>,
+    /// Batches of the test; -1 for all [default: 500]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub test_batches: Option<i64>,
+    /// Peak learning rate [default: 1e-5]
+    #[arg(long, value_name = "LR")]
+    pub learning_rate: Option<f64>,
+    /// How the learning rate goes [default: constant]
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleName>,
+    /// Steps of warm-up from 0 [default: 0]
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
+    /// Decoupled weight decay [default: 0.01]
+    #[arg(long, value_name = "W")]
+    pub weight_decay: Option<f64>,
+    /// Clip gradients to this global norm; 0 for not at all [default: 1]
+    #[arg(long, value_name = "NORM")]
+    pub max_grad_norm: Option<f64>,
+    /// Steps between two lines on training [default: 10]
+    #[arg(long, value_name = "N")]
+    pub steps_per_report: Option<usize>,
+    /// Steps between two validations [default: 200]
+    #[arg(long, value_name = "N")]
+    pub steps_per_eval: Option<usize>,
+    /// Batches of a step [default: 1]
+    #[arg(long, value_name = "N")]
+    pub grad_accumulation_steps: Option<usize>,
+    /// Go on from this adapter's weights
+    #[arg(long, value_name = "DIR")]
+    pub resume_adapter_file: Option<PathBuf>,
+    /// Where the adapter, its checkpoints and the report go [default: adapters]
+    #[arg(long, value_name = "DIR")]
+    pub adapter_path: Option<PathBuf>,
+    /// Steps between two checkpoints [default: 100]
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<usize>,
+    /// Rows are cut to this many tokens [default: 2048]
+    #[arg(long, value_name = "N")]
+    pub max_seq_length: Option<usize>,
+    /// The part of a single data file held out for validation [default: 0.1]
+    #[arg(long, value_name = "PART")]
+    pub valid_fraction: Option<f64>,
+    /// Keep layer inputs only and run layers again in backward: less memory, more time
+    #[arg(long)]
+    pub grad_checkpoint: bool,
+    /// What is computed in [default: auto]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Precision>,
+    /// What LoRA's start, the data's order and dropout are drawn from [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// A prompt to answer before and after, for the report; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub sample_prompt: Vec<String>,
+    /// End with one JSON object on stdout, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+
+    #[arg(skip)]
+    lora_parameters: Option<LoraParameters>,
+    #[arg(skip)]
+    lr_schedule: Option<Schedule>,
+    #[arg(skip)]
+    optimizer_config: Option<OptimizerConfig>,
+    #[arg(skip)]
+    prompt_feature: Option<String>,
+    #[arg(skip)]
+    completion_feature: Option<String>,
+    #[arg(skip)]
+    chat_feature: Option<String>,
+    #[arg(skip)]
+    text_feature: Option<String>,
+}
+
+/// mlx-lm's `lora_parameters`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LoraParameters {
+    keys: Option<Vec<String>>,
+    rank: Option<usize>,
+    scale: Option<f64>,
+    dropout: Option<f64>,
+}
+
+/// mlx-lm's `optimizer_config`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct OptimizerConfig {
+    adam: Option<AdamWConfig>,
+    adamw: Option<AdamWConfig>,
+}
+
+macro_rules! take {
+    ($into:ident, $from:ident: $($field:ident),*) => {
+        $($into.$field = $into.$field.take().or($from.$field);)*
+    };
+}
+
+impl Args {
+    /// The flags over what the YAML file says.
+    pub fn merged(mut self) -> anyhow::Result<Self> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let file: Args = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        take!(self, file: model, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
+            batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
+            steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
+            max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
+            prompt_feature, completion_feature, chat_feature, text_feature);
+        if self.scale.is_none() && self.alpha.is_none() {
+            (self.scale, self.alpha) = (file.scale, file.alpha);
+        }
+        self.test |= file.test;
+        self.from_scratch |= file.from_scratch;
+        self.mask_prompt |= file.mask_prompt;
+        self.grad_checkpoint |= file.grad_checkpoint;
+        if self.sample_prompt.is_empty() {
+            self.sample_prompt = file.sample_prompt;
+        }
+        Ok(self)
+    }
+
+    /// The model, which must be given.
+    pub fn model(&self) -> anyhow::Result<&str> {
+        self.model.as_deref().context("--model: wants a model directory, got none")
+    }
+
+    /// The data, which must be given.
+    pub fn data(&self) -> anyhow::Result<&Path> {
+        self.data.as_deref().context("--data: wants a directory or a JSONL file, got none")
+    }
+
+    /// Where the run writes.
+    pub fn output(&self) -> PathBuf {
+        self.adapter_path.clone().unwrap_or_else(|| "adapters".into())
+    }
+
+    /// The LoRA, for a model of `layers` layers whose modules are `modules`.
+    pub fn lora(&self, layers: usize) -> anyhow::Result<PeftConfig> {
+        let given = self.lora_parameters.clone().unwrap_or_default();
+        let rank = self.rank.or(given.rank).unwrap_or(8);
+        ensure!(rank > 0, "--rank: wants at least 1, got 0");
+        let scale = match self.alpha {
+            Some(alpha) => alpha / rank as f64,
+            None => self.scale.or(given.scale).unwrap_or(20.0),
+        };
+        let dropout = self.dropout.or(given.dropout).unwrap_or(0.0);
+        ensure!((0.0..1.0).contains(&dropout), "--dropout: wants at least 0 and below 1, got {dropout}");
+        let target_modules = match (self.target_modules.as_deref(), given.keys) {
+            (None, None) | (Some("all-linear"), _) => TargetModules::AllLinear,
+            (None, Some(keys)) => TargetModules::Names(keys),
+            (Some(names), _) if names.chars().all(|c| c.is_alphanumeric() || "_.,".contains(c)) => {
+                TargetModules::Names(names.split(',').map(str::to_string).collect())
+            }
+            (Some(regex), _) => TargetModules::Regex(regex.to_string()),
+        };
+        let last = match self.num_layers.unwrap_or(16) {
+            -1 => layers,
+            n if n > 0 => (n as usize).min(layers),
+            n => bail!("--num-layers: wants -1 or at least 1, got {n}"),
+        };
+        Ok(PeftConfig {
+            base_model_name_or_path: self.model.clone(),
+            r: rank,
+            lora_alpha: scale * rank as f64,
+            lora_dropout: dropout,
+            target_modules,
+            layers_to_transform: (last < layers).then(|| (layers - last..layers).collect()),
+            ..PeftConfig::default()
+        })
+    }
+
+    /// The learning rate by step.
+    pub fn schedule(&self, iters: usize) -> anyhow::Result<Schedule> {
+        if let Some(schedule) = &self.lr_schedule {
+            let flags = self.learning_rate.is_some() || self.schedule.is_some() || self.warmup.is_some();
+            ensure!(!flags, "lr_schedule: wants no learning rate, schedule or warm-up beside it, got one");
+            return Ok(schedule.clone());
+        }
+        let shape = match self.schedule.unwrap_or(ScheduleName::Constant) {
+            ScheduleName::Constant => Shape::Constant,
+            ScheduleName::Linear => Shape::Linear,
+            ScheduleName::Cosine => Shape::Cosine,
+        };
+        let lr = self.learning_rate.unwrap_or(1e-5);
+        Ok(Schedule::over(shape, lr, 0.0, self.warmup.unwrap_or(0), iters)?)
+    }
+
+    /// The optimiser's constants.
+    pub fn adamw(&self) -> AdamWConfig {
+        let given = self.optimizer_config.clone().unwrap_or_default();
+        let (mut config, decay) = match self.optimizer.unwrap_or_default() {
+            Optimizer::Adamw => (given.adamw.unwrap_or_default(), None),
+            Optimizer::Adam => (given.adam.unwrap_or_default(), Some(0.0)),
+        };
+        if let Some(decay) = self.weight_decay.or(decay) {
+            config.weight_decay = decay;
+        }
+        config
+    }
+
+    /// Which tokens are trained.
+    pub fn mask(&self) -> Mask {
+        match self.train_on {
+            Some(Trained::All) => Mask::None,
+            Some(Trained::Last) => Mask::LastAssistant,
+            Some(Trained::Assistant) => Mask::AllAssistant,
+            None if self.mask_prompt => Mask::LastAssistant,
+            None => Mask::None,
+        }
+    }
+
+    /// The names of the data's fields.
+    pub fn features(&self) -> Features {
+        let names = Features::default();
+        Features {
+            prompt: self.prompt_feature.clone().unwrap_or(names.prompt),
+            completion: self.completion_feature.clone().unwrap_or(names.completion),
+            chat: self.chat_feature.clone().unwrap_or(names.chat),
+            text: self.text_feature.clone().unwrap_or(names.text),
+        }
+    }
+}
+
+/// A count of batches, where -1 is all of them.
+pub fn batches(given: Option<i64>, default: usize, flag: &str) -> anyhow::Result<Option<usize>> {
+    match given {
+        None => Ok(Some(default)),
+        Some(-1) => Ok(None),
+        Some(n) if n >= 0 => Ok(Some(n as usize)),
+        Some(n) => bail!("{flag}: wants -1 or at least 0, got {n}"),
+    }
+}

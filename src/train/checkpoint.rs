@@ -1,0 +1,69 @@
+//! What a run saves: a PEFT directory of the LoRA, or a whole Hugging Face model directory.
+
+use crate::error::{Error, Result};
+use crate::load::{LoraPair, ModelDir, PeftConfig, adapter, atomic, safetensors};
+use crate::models::Model;
+use candle_core::DType;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub enum Checkpoint {
+    /// The LoRA, with this configuration.
+    Lora(PeftConfig),
+    /// All weights in this dtype, with the other files of the model they came from.
+    Full {
+        /// Where the configuration and the tokenizer come from.
+        source: ModelDir,
+        /// What the weights are stored in.
+        dtype: DType,
+    },
+}
+
+/// The files beside the weights that make a model directory whole.
+const COMPANIONS: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+impl Checkpoint {
+    /// Writes the checkpoint into `dir`, in place of one that is there; a file is whole or is the old one.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be written.
+    pub fn save(&self, model: &Model, dir: &Path) -> Result<()> {
+        match self {
+            Checkpoint::Lora(config) => {
+                let tensors: BTreeMap<String, LoraPair> = model
+                    .lora_tensors()
+                    .into_iter()
+                    .map(|(path, a, b)| (path, LoraPair { a: a.as_detached_tensor(), b: b.as_detached_tensor() }))
+                    .collect();
+                adapter::write(dir, config, &tensors)
+            }
+            Checkpoint::Full { source, dtype } => {
+                std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+                let tensors: Vec<_> = model
+                    .named_tensors()
+                    .into_iter()
+                    .map(|(name, tensor)| Ok((name, tensor.detach().to_dtype(*dtype)?)))
+                    .collect::<Result<_>>()?;
+                safetensors::save(&dir.join("model.safetensors"), tensors, &[])?;
+                for name in COMPANIONS {
+                    if let Some(bytes) = source.bytes(name)? {
+                        atomic::write(&dir.join(name), bytes)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Training against the real packages and against itself.
+
+use crate::fixture;
+use candle_core::{DType, Device};
+use metal_candle::load::adapter;
+use metal_candle::models::Model;
+use metal_candle::train::data::Batch;
+use metal_candle::train::optim::{AdamW, AdamWConfig};
+use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
+use metal_candle::{Error, Result};
+
+pub const MODELS: &[&str] = &["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
+
+/// A model of the fixtures with its adapter, and the batch and numbers that transformers and peft gave.
+fn golden(name: &str) -> Result<(Model, Batch, std::collections::HashMap<String, candle_core::Tensor>)> {
+    let dir = fixture(&format!("models/{name}"));
+    let mut model = Model::from_dir(&dir, DType::F32, &Device::Cpu)?;
+    model.load_lora(&adapter::read(&dir.join("adapter"))?)?;
+    let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu)?;
+    let (rows, len) = golden["input_ids"].dims2()?;
+    let ids = golden["input_ids"].to_vec2::<i64>()?;
+    let labels = golden["labels"].to_vec2::<i64>()?;
+    // Hugging Face shifts inside the loss; a batch is shifted already.
+    let batch = Batch {
+        input_ids: ids.iter().flat_map(|row| row[..len - 1].iter().map(|id| *id as u32)).collect(),
+        targets: labels.iter().flat_map(|row| row[1..].iter().copied()).collect(),
+        lengths: vec![len - 1; rows],
+        batch: rows,
+        seq_len: len - 1,
+        rows: (0..rows).collect(),
+        tokens: rows * (len - 1),
+        target_tokens: labels.iter().flat_map(|row| &row[1..]).filter(|t| **t >= 0).count(),
+    };
+    Ok((model, batch, golden))
+}
+
+fn ten_losses(name: &str, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (model, batch, _) = golden(name)?;
+    let vars = model.trainable();
+    let mut optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
+    let options = StepOptions { grad_checkpoint, dropout_seed: None };
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let mut gradients = Gradients::default();
+        losses.push(loss_and_gradients(&model, &vars, &batch, 1.0, options, &mut gradients)?);
+        norms.push(optimizer.step(&vars, &gradients, 1e-2, Some(1.0))? as f32);
+    }
+    Ok((losses, norms))
+}
+
+#[test]
+fn ten_lora_losses_equal_those_of_peft() -> Result<()> {
+    for name in MODELS {
+        let golden = golden(name)?.2;
+        let (losses, norms) = ten_losses(name, false)?;
+        let expected = golden["losses"].to_vec1::<f32>()?;
+        for (i, (ours, theirs)) in losses.iter().zip(&expected).enumerate() {
+            assert!((ours - theirs).abs() < 1e-4, "{name}: loss {i} is {ours}, not {theirs}\n{losses:?}\n{expected:?}");
+        }
+        for (ours, theirs) in norms.iter().zip(golden["grad_norms"].to_vec1::<f32>()?) {
+            assert!((ours - theirs).abs() < 1e-3 * theirs, "{name}: gradient norm {ours}, not {theirs}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn lora_gradients_equal_those_of_peft() -> Result<()> {
+    for name in MODELS {
+        let (model, batch, golden) = golden(name)?;
+        let vars = model.trainable();
+        let mut gradients = Gradients::default();
+        loss_and_gradients(&model, &vars, &batch, 1.0, StepOptions::default(), &mut gradients)?;
+        let mut checked = 0;
+        for (path, var) in &vars {
+            let expected = &golden[&format!("grad.{path}")];
+            let ours = gradients.get(var).ok_or_else(|| Error::wants(path, "a gradient", "none"))?;
+            let norm = |t: &candle_core::Tensor| t.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
+            let relative = norm(&(ours - expected)?)? / norm(expected)?;
+            assert!(relative < 1e-3, "{name}: {path}: relative error {relative}");
+            checked += 1;
+        }
+        assert_eq!(checked, golden.keys().filter(|k| k.starts_with("grad.")).count(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn checkpointing_changes_no_loss() -> Result<()> {
+    for name in ["llama", "gemma3"] {
+        assert_eq!(ten_losses(name, true)?, ten_losses(name, false)?, "{name}");
+    }
+    Ok(())
+}
