@@ -111,7 +111,7 @@ impl Config {
     ///
     /// When there is no such file, it is no JSON, or it describes a model that is not supported: the error names
     /// the field, what is supported and what is there.
-    pub fn from_dir(dir: &ModelDir) -> Result<Self> {
+    pub fn open(dir: &ModelDir) -> Result<Self> {
         let what = dir.path.join("config.json").display().to_string();
         match dir.object("config.json")? {
             Some(json) => Self::from_json(&what, json),
@@ -123,7 +123,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`Config::from_dir`].
+    /// As [`Config::open`].
     pub fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
         let raw = Raw { what, fields: &json };
         if let Some(quantization) = raw.get("quantization_config") {

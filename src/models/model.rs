@@ -1,5 +1,7 @@
 //! The decoder: tokens to vectors, layers, a norm, and the head's logits.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use super::context::Positions;
@@ -23,14 +25,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model directory: `config.json` and its safetensors weights.
+    /// Loads a model: its `config.json` and safetensors weights, computing in `dtype`.
     ///
     /// # Errors
     ///
-    /// As [`Config::from_dir`], [`ModelDir::weights`] and [`Model::load`].
-    pub fn from_dir(dir: &ModelDir, dtype: DType, device: &Device) -> crate::Result<Self> {
-        let config = Config::from_dir(dir)?;
-        Self::load(&config, &dir.weights()?, dtype, device)
+    /// As [`Config::open`], [`ModelDir::weights`] and [`Model::load`].
+    pub fn open(dir: &ModelDir, dtype: DType, device: &Device) -> crate::Result<Self> {
+        Self::load(&Config::open(dir)?, &dir.weights()?, dtype, device)
+    }
+
+    /// [`Model::open`] of a directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`].
+    pub fn from_dir(dir: &Path, dtype: DType, device: &Device) -> crate::Result<Self> {
+        Self::open(&ModelDir::at(dir), dtype, device)
     }
 
     /// The type that is computed in.

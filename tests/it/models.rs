@@ -19,11 +19,11 @@ fn directory(name: &str) -> PathBuf {
 }
 
 fn config(name: &str) -> Config {
-    Config::from_dir(&ModelDir::at(directory(name))).unwrap()
+    Config::open(&ModelDir::at(directory(name))).unwrap()
 }
 
 fn model(name: &str) -> Model {
-    Model::from_dir(&ModelDir::at(directory(name)), DType::F32, CPU).unwrap()
+    Model::from_dir(&directory(name), DType::F32, CPU).unwrap()
 }
 
 fn golden(name: &str) -> HashMap<String, Tensor> {
@@ -267,7 +267,7 @@ fn every_variable_gets_a_finite_gradient() {
             b.set(&Tensor::randn(0f32, 0.1, b.shape(), CPU).unwrap()).unwrap();
         }
         let full = |dtype| {
-            let mut full = Model::from_dir(&ModelDir::at(directory(name)), dtype, CPU).unwrap();
+            let mut full = Model::from_dir(&directory(name), dtype, CPU).unwrap();
             full.make_trainable().unwrap();
             full
         };
@@ -378,7 +378,7 @@ fn half_precision_stays_near_and_keeps_gradients() {
         let ids = input_ids(&golden);
         let spread = norm(&golden["lora_logits"]);
         for dtype in [DType::BF16, DType::F16] {
-            let mut model = Model::from_dir(&ModelDir::at(directory(name)), dtype, CPU).unwrap();
+            let mut model = Model::from_dir(&directory(name), dtype, CPU).unwrap();
             model.load_lora(&lora(name)).unwrap();
             let off =
                 norm(&(model.logits(&ids, Keys::All).unwrap() - &golden["lora_logits"]).unwrap()) / spread;
