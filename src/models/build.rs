@@ -36,7 +36,8 @@ impl Config {
 
     /// The number of weights; a tied head counts once.
     pub fn parameter_count(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.elem_count()).sum()
+        let count = |shape: &Shape| shape.dims().iter().fold(1usize, |n, &dim| n.saturating_mul(dim));
+        self.tensors().iter().fold(0, |n, (_, shape)| n.saturating_add(count(shape)))
     }
 }
 

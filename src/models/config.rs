@@ -4,13 +4,12 @@
 //! Dropout of attention and residuals (`attention_dropout`, `resid_pdrop`) is not applied: the checkpoints of
 //! these architectures have none.
 
-use std::path::Path;
-
 use candle_core::DType;
 use serde_json::{Map, Value};
 
 use super::raw::Raw;
 use super::{gemma3, llama, mistral, phi3, qwen2, qwen3};
+use crate::load::ModelDir;
 use crate::nn::{Activation, RopeConfig};
 use crate::{Error, Result};
 
@@ -112,31 +111,19 @@ impl Config {
     ///
     /// When there is no such file, it is no JSON, or it describes a model that is not supported: the error names
     /// the field, what is supported and what is there.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        Self::from_bytes(&path, &bytes)
-    }
-
-    /// Reads a `config.json` that is in memory; `path` names it in errors.
-    ///
-    /// # Errors
-    ///
-    /// As [`Config::from_dir`].
-    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|source| Error::Json {
-            path: path.to_path_buf(),
-            wants: "a model's configuration",
-            source,
-        })?;
-        Self::from_json(&path.display().to_string(), json)
+    pub fn open(dir: &ModelDir) -> Result<Self> {
+        let what = dir.path.join("config.json").display().to_string();
+        match dir.object("config.json")? {
+            Some(json) => Self::from_json(&what, json),
+            None => Err(Error::wants(dir.path.display().to_string(), "a config.json", "none")),
+        }
     }
 
     /// Resolves the fields of a `config.json`; `what` names it in errors.
     ///
     /// # Errors
     ///
-    /// As [`Config::from_dir`].
+    /// As [`Config::open`].
     pub fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
         let raw = Raw { what, fields: &json };
         if let Some(quantization) = raw.get("quantization_config") {
@@ -165,9 +152,16 @@ impl Config {
         &self.json
     }
 
+    /// The same model, without the fields as they were read: what two forms of a `config.json` have in common.
+    pub fn without_json(mut self) -> Self {
+        self.json = Map::new();
+        self
+    }
+
     /// The parts all architectures share: Llama's, with no biases.
     pub(super) fn base(raw: &Raw, defaults: &Defaults) -> Result<Self> {
-        let size = |field, default| Ok::<_, Error>(raw.size(field)?.unwrap_or(default));
+        // Bounds that keep a nonsensical file from taking all memory before its weights are looked at.
+        let size = |field, default| Ok::<_, Error>(raw.width(field, 1 << 24)?.unwrap_or(default));
         let num_attention_heads = size("num_attention_heads", defaults.num_attention_heads)?;
         let num_key_value_heads =
             size("num_key_value_heads", defaults.num_key_value_heads.unwrap_or(num_attention_heads))?;
@@ -176,7 +170,7 @@ impl Config {
             return Err(raw.wants("num_key_value_heads", wants));
         }
         let hidden_size = size("hidden_size", defaults.hidden_size)?;
-        let head_dim = match raw.size("head_dim")?.or(defaults.head_dim) {
+        let head_dim = match raw.width("head_dim", 1 << 16)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
             None => {
@@ -185,7 +179,7 @@ impl Config {
                 return Err(raw.wants("hidden_size", wants));
             }
         };
-        let layers = size("num_hidden_layers", defaults.num_hidden_layers)?;
+        let layers = raw.width("num_hidden_layers", 4096)?.unwrap_or(defaults.num_hidden_layers);
         Ok(Config {
             model_type: String::new(),
             vocab_size: size("vocab_size", defaults.vocab_size)?,
@@ -194,7 +188,9 @@ impl Config {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            max_position_embeddings: size("max_position_embeddings", defaults.max_position_embeddings)?,
+            max_position_embeddings: raw
+                .size("max_position_embeddings")?
+                .unwrap_or(defaults.max_position_embeddings),
             rms_norm_eps: raw.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
             initializer_range: raw.positive("initializer_range")?.unwrap_or(0.02),
             tie_word_embeddings: raw.bool("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
@@ -274,3 +270,7 @@ pub(super) fn qwen_windows(raw: &Raw, layers: &mut [LayerConfig]) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use super::context::Positions;
 use super::{Config, Context, Layer};
-use crate::load::Weights;
+use crate::load::ModelDir;
 use crate::nn::{Embedding, KvCache, Linear, Pass, RmsNorm, Rope};
 use crate::ops::{self, Keys};
 
@@ -25,14 +25,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model directory: `config.json` and its safetensors weights.
+    /// Loads a model: its `config.json` and safetensors weights, computing in `dtype`.
     ///
     /// # Errors
     ///
-    /// As [`Config::from_dir`], [`Weights::open`] and [`Model::load`].
+    /// As [`Config::open`], [`ModelDir::weights`] and [`Model::load`].
+    pub fn open(dir: &ModelDir, dtype: DType, device: &Device) -> crate::Result<Self> {
+        Self::load(&Config::open(dir)?, &dir.weights()?, dtype, device)
+    }
+
+    /// [`Model::open`] of a directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`].
     pub fn from_dir(dir: &Path, dtype: DType, device: &Device) -> crate::Result<Self> {
-        let config = Config::from_dir(dir)?;
-        Self::load(&config, &Weights::open(dir)?, dtype, device)
+        Self::open(&ModelDir::at(dir), dtype, device)
     }
 
     /// The type that is computed in.

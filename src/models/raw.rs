@@ -34,14 +34,22 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// A size: a whole number of at least one.
+    /// A length or a size: a whole number of at least one.
     pub fn size(&self, field: &str) -> Result<Option<usize>> {
-        // Python may have written 4096.0; and no size of a model comes near 2^31.
+        // Python may have written 4096.0; and no length comes near 2^31.
         let whole =
             |v: &Value| v.as_u64().or_else(|| v.as_f64().filter(|f| f.fract() == 0.).map(|f| f as u64));
         self.parse(field, "a whole number of at least 1", |value| {
             whole(value).filter(|n| (1..1 << 31).contains(n)).map(|n| n as usize)
         })
+    }
+
+    /// A size that tensors are made by, no larger than `most`.
+    pub fn width(&self, field: &str, most: usize) -> Result<Option<usize>> {
+        match self.size(field)? {
+            Some(size) if size > most => Err(self.wants(field, format!("at most {most}"))),
+            size => Ok(size),
+        }
     }
 
     /// A finite number above zero.

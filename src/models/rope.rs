@@ -54,8 +54,10 @@ pub(super) fn scaled(
         (None, Some(factor)) if factor != 1. => return Err(raw.wants("partial_rotary_factor", "1")),
         _ => head_dim,
     };
-    if dim % 2 != 0 {
-        return Err(raw.wants("head_dim", format!("an even number of rotated dimensions ({dim} here)")));
+    if dim == 0 || dim % 2 != 0 {
+        return Err(
+            raw.wants("head_dim", format!("an even number of rotated dimensions, at least 2 ({dim} here)"))
+        );
     }
     let kind = match rope.text("rope_type")? {
         Some(kind) => kind,

@@ -2,6 +2,7 @@
 
 mod extremes;
 mod layers;
+mod models;
 mod ops;
 mod train;
 
