@@ -1,7 +1,7 @@
 //! Scaled dot-product attention, `softmax(s q kᵀ + mask) v`, in memory linear in the length.
 //!
 //! Keys are visited in tiles with a running maximum and sum (Dao et al., [FlashAttention](https://arxiv.org/abs/2205.14135));
-//! backward recomputes each tile from the row's logsumexp: `dv = pᵀ g`, `dp = g vᵀ`, `ds = p (dp - sum(g y))`,
+//! backward recomputes each tile from the row's maximum and sum: `dv = pᵀ g`, `dp = g vᵀ`, `ds = p (dp - sum(g y))`,
 //! `dq = s ds k`, `dk = s dsᵀ q`. Every mask here is a range of keys for each query, so that tiles outside it are
 //! skipped. A query that sees no key gives zeros. Computed in `f32`. With a soft cap `c`, scores are
 //! `c tanh(s q kᵀ / c)`.
@@ -100,7 +100,7 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
     let rows = |t: &Tensor| {
         if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { contiguous(t) }
     };
-    let op = Op { options: options.clone(), thd, lse: OnceLock::new() };
+    let op = Op { options: options.clone(), thd, stats: OnceLock::new() };
     apply3_strided(op, &rows(q)?, &rows(k)?, &rows(v)?)
 }
 
@@ -203,11 +203,26 @@ fn narrow_heads<T: Element>(x: &[f32], b: usize, h: usize, t: usize, d: usize, t
     out
 }
 
+/// What makes a query's scores probabilities: `p = e^(s - max) inverse_sum`. Kept apart, as their logsumexp would
+/// lose the digits that a large maximum takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct RowStats {
+    max: f32,
+    /// 0 where the query sees no key.
+    inverse_sum: f32,
+}
+
+impl RowStats {
+    fn new(max: f32, sum: f32) -> Self {
+        if sum == 0.0 { RowStats::default() } else { RowStats { max, inverse_sum: 1.0 / sum } }
+    }
+}
+
 struct Op {
     options: Attention,
     thd: bool,
-    /// The logsumexp of each query's scores, `(B, H, Tq)`; `-inf` where it sees nothing.
-    lse: OnceLock<Vec<f32>>,
+    /// Of each query's scores, `(B, H, Tq)`.
+    stats: OnceLock<Vec<RowStats>>,
 }
 
 impl FusedOp<3> for Op {
@@ -217,11 +232,11 @@ impl FusedOp<3> for Op {
         let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
         for_dtype!(Self::NAME, q.dtype(), T => {
             let [qh, kh, vh] = [Heads::<T>::new(q, self.thd)?, Heads::new(k, self.thd)?, Heads::new(v, self.thd)?];
-            let (y, lse) = match dims.tq {
+            let (y, stats) = match dims.tq {
                 1..=4 => forward::few_queries(&self.options, &dims, qh, kh, vh),
                 _ => forward::tiled(&self.options, &dims, qh, kh, vh),
             };
-            self.lse.set(lse).ok();
+            self.stats.set(stats).ok();
             Ok((super::storage(narrow_heads::<T>(&y, dims.b, dims.h, dims.tq, dims.d, self.thd)), q.shape()))
         })
     }
@@ -234,7 +249,7 @@ impl FusedOp<3> for Op {
         needs: [bool; 3],
     ) -> Result<[Option<Tensor>; 3]> {
         let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
-        let Some(lse) = self.lse.get() else { bail!("attention: backward before forward") };
+        let Some(stats) = self.stats.get() else { bail!("attention: backward before forward") };
         with_inputs(Self::NAME, [q, k, v, y, g], |inputs| {
             for_dtype!(Self::NAME, q.dtype(), T => {
                 let mut heads = Vec::with_capacity(5);
@@ -242,7 +257,7 @@ impl FusedOp<3> for Op {
                     heads.push(Heads::<T>::new(x, self.thd)?);
                 }
                 let Dims { b, h, hkv, tq, tk, d } = dims;
-                let (dq, dk, dv) = backward::gradients(&self.options, &dims, &heads, lse);
+                let (dq, dk, dv) = backward::gradients(&self.options, &dims, &heads, stats);
                 let grad = |i: usize, data: &[f32], h: usize, len: usize| {
                     let t = [q, k, v][i];
                     let data = needs[i].then(|| narrow_heads::<T>(data, b, h, len, d, self.thd));

@@ -1,7 +1,7 @@
-//! The backward pass: tiles recomputed from the logsumexp.
+//! The backward pass: tiles recomputed from each row's maximum and sum.
 
 use super::forward::{KEYS, QUERIES, cap_scores};
-use super::{Attention, Dims, Heads};
+use super::{Attention, Dims, Heads, RowStats};
 use crate::kernels::cpu::{self, simd};
 use crate::kernels::element::{Element, exp};
 use crate::kernels::gemm::{Mat, gemm_f32};
@@ -14,14 +14,14 @@ simd! {
     }
 
     /// Scores to probabilities, and `dp` to `ds`, over the keys seen; zero elsewhere.
-    fn score_grads<>(s: &mut [f32], dp: &mut [f32], from: usize, to: usize, lse: f32, delta: f32, cap: f32) {
+    fn score_grads<>(s: &mut [f32], dp: &mut [f32], from: usize, to: usize, max: f32, inverse_sum: f32, delta: f32, cap: f32) {
         let n = s.len();
         s[..from].fill(0.0);
         dp[..from].fill(0.0);
         s[to..].fill(0.0);
         dp[to..n].fill(0.0);
         for (s, dp) in s[from..to].iter_mut().zip(&mut dp[from..to]) {
-            let p = exp(*s - lse);
+            let p = exp(*s - max) * inverse_sum;
             // d tanh(x / c) c / dx = 1 - (capped / c)²; without a cap, 1 / cap is 0.
             let bend = 1.0 - (*s * cap) * (*s * cap);
             *dp = p * (*dp - delta) * bend;
@@ -41,7 +41,7 @@ pub(super) fn gradients<T: Element>(
     options: &Attention,
     dims: &Dims,
     heads: &[Heads<'_, T>],
-    lse: &[f32],
+    stats: &[RowStats],
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let Dims { b, h, hkv, tq, tk, d } = *dims;
     let group = dims.group();
@@ -82,7 +82,7 @@ pub(super) fn gradients<T: Element>(
                 batch,
                 q: &q[at * d..][..group * tq * d],
                 g: &g[at * d..][..group * tq * d],
-                lse: &lse[at..][..group * tq],
+                stats: &stats[at..][..group * tq],
                 delta: &delta[at..][..group * tq],
                 k: &k[(head * tk + first) * d..],
                 v: &v[(head * tk + first) * d..],
@@ -105,7 +105,7 @@ struct Task<'a> {
     batch: usize,
     q: &'a [f32],
     g: &'a [f32],
-    lse: &'a [f32],
+    stats: &'a [RowStats],
     delta: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -145,9 +145,9 @@ impl Task<'_> {
                             cap_scores(s, cap);
                         }
                         let (from, to) = (from.clamp(&j, &(j + cols)) - j, to.clamp(&j, &(j + cols)) - j);
-                        let (lse, delta) = (self.lse[row + r], self.delta[row + r]);
-                        let to = if lse == f32::NEG_INFINITY { from } else { to.max(from) };
-                        score_grads(s, dp, from, to, lse, delta, inverse_cap);
+                        let (RowStats { max, inverse_sum }, delta) =
+                            (self.stats[row + r], self.delta[row + r]);
+                        score_grads(s, dp, from, to.max(from), max, inverse_sum, delta, inverse_cap);
                     }
                     let (p, ds) = (Mat::rows(&s, KEYS), Mat::rows(&dp, KEYS));
                     gemm_f32((cols, d, rows), 1.0, p.t(), g, true, dv, d, 1);

@@ -1,6 +1,6 @@
 //! The forward pass: tiles of queries by tiles of keys, and a path for a few queries over a long cache.
 
-use super::{Attention, Dims, Heads};
+use super::{Attention, Dims, Heads, RowStats};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
 use crate::kernels::gemm::{Mat, gemm_f32};
@@ -61,31 +61,31 @@ simd! {
     }
 }
 
-/// The output in `f32`, `(B, H, Tq, D)`, and the logsumexp of each query's scores.
+/// The output in `f32`, `(B, H, Tq, D)`, and the statistics of each query's scores.
 pub(super) fn tiled<T: Element>(
     options: &Attention,
     dims: &Dims,
     q: Heads<'_, T>,
     k: Heads<'_, T>,
     v: Heads<'_, T>,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Vec<f32>, Vec<RowStats>) {
     let Dims { b, h, hkv, tq, tk, d } = *dims;
     let (k, v) = (k.widen(b, hkv, tk), v.widen(b, hkv, tk));
     let mut y: Vec<f32> = uninit(b * h * tq * d);
-    let mut lse: Vec<f32> = uninit(b * h * tq);
+    let mut stats = vec![RowStats::default(); b * h * tq];
     let tiles: Vec<_> = y
         .chunks_mut(tq * d)
-        .zip(lse.chunks_mut(tq))
+        .zip(stats.chunks_mut(tq))
         .enumerate()
-        .flat_map(|(head, (y, lse))| {
-            let tiles = y.chunks_mut(QUERIES * d).zip(lse.chunks_mut(QUERIES));
-            tiles.enumerate().map(move |(tile, (y, lse))| (head, tile * QUERIES, y, lse))
+        .flat_map(|(head, (y, stats))| {
+            let tiles = y.chunks_mut(QUERIES * d).zip(stats.chunks_mut(QUERIES));
+            tiles.enumerate().map(move |(tile, (y, stats))| (head, tile * QUERIES, y, stats))
         })
         .collect();
-    tiles.into_par_iter().for_each(|(head, first, y, lse)| {
+    tiles.into_par_iter().for_each(|(head, first, y, stats)| {
         let (batch, kv) = (head / h, head / h * hkv + head % h / dims.group());
         let (k, v) = (&k[kv * tk * d..][..tk * d], &v[kv * tk * d..][..tk * d]);
-        let rows = lse.len();
+        let rows = stats.len();
         let mut queries = vec![0f32; rows * d];
         for (i, row) in queries.chunks_exact_mut(d).enumerate() {
             cpu::widen(q.row(batch, head % h, first + i), row);
@@ -125,11 +125,11 @@ pub(super) fn tiled<T: Element>(
             gemm_f32((rows, d, cols), 1.0, Mat::rows(&scores, KEYS), values, true, y, d, 1);
         }
         for (i, (max, sum)) in running.into_iter().enumerate() {
-            lse[i] = if sum == 0.0 { f32::NEG_INFINITY } else { max + sum.ln() };
-            scale_row(&mut y[i * d..][..d], if sum == 0.0 { 0.0 } else { 1.0 / sum });
+            stats[i] = RowStats::new(max, sum);
+            scale_row(&mut y[i * d..][..d], stats[i].inverse_sum);
         }
     });
-    (y, lse)
+    (y, stats)
 }
 
 /// [`tiled`] for a few queries: each key and value is read once, in place.
@@ -139,20 +139,19 @@ pub(super) fn few_queries<T: Element>(
     q: Heads<'_, T>,
     k: Heads<'_, T>,
     v: Heads<'_, T>,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Vec<f32>, Vec<RowStats>) {
     let Dims { b, h, hkv, tq, tk, d } = *dims;
     let group = dims.group();
     let mut y = vec![0f32; b * h * tq * d];
-    let mut lse = vec![0f32; b * h * tq];
+    let mut stats = vec![RowStats::default(); b * h * tq];
     // A task is a head of keys with its group of query heads.
-    let body = |head: usize, y: &mut [f32], lse: &mut [f32]| {
+    let body = |head: usize, y: &mut [f32], stats: &mut [RowStats]| {
         let (batch, kv) = (head / hkv, head % hkv);
         let mut query = vec![0f32; d];
         let mut row = vec![0f32; tk];
         for i in 0..group * tq {
             let (from, to) = options.visible(dims, batch, i % tq);
             if from >= to {
-                lse[i] = f32::NEG_INFINITY;
                 continue;
             }
             cpu::widen(q.row(batch, kv * group + i / tq, i % tq), &mut query);
@@ -167,14 +166,14 @@ pub(super) fn few_queries<T: Element>(
             let at = batch * v.strides[0] + kv * v.strides[1] + from * v.strides[2];
             let y = &mut y[i * d..][..d];
             weighted_sum(row, &v.data[at..], v.strides[2], y);
-            scale_row(y, if sum == 0.0 { 0.0 } else { 1.0 / sum });
-            lse[i] = if sum == 0.0 { f32::NEG_INFINITY } else { max + sum.ln() };
+            stats[i] = RowStats::new(max, sum);
+            scale_row(y, stats[i].inverse_sum);
         }
     };
-    let heads = y.chunks_mut(group * tq * d).zip(lse.chunks_mut(group * tq)).enumerate();
+    let heads = y.chunks_mut(group * tq * d).zip(stats.chunks_mut(group * tq)).enumerate();
     match b * h * tq * tk * d > 256 * 1024 {
-        true => heads.collect::<Vec<_>>().into_par_iter().for_each(|(i, (y, lse))| body(i, y, lse)),
-        false => heads.for_each(|(i, (y, lse))| body(i, y, lse)),
+        true => heads.collect::<Vec<_>>().into_par_iter().for_each(|(i, (y, stats))| body(i, y, stats)),
+        false => heads.for_each(|(i, (y, stats))| body(i, y, stats)),
     }
-    (y, lse)
+    (y, stats)
 }
