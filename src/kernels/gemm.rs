@@ -2,9 +2,10 @@
 //! where the CPU has them, anything else widened to `f32` a block at a time; one row through dot products.
 
 use super::cpu::{self, simd, uninit};
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{Kind, Operand, product_into};
 use super::element::Element;
 use candle_core::{DType, WithDType};
-use half::bf16;
 use rayon::prelude::*;
 
 /// A matrix over a slice: element `(i, j)` is `data[i * rs + j * cs]`.
@@ -85,6 +86,12 @@ pub(crate) fn gemm_f32(
 /// `low_rank`: what is added to a product, `t e` with `t` `m x r` and `e` `r x n`, scale included in `t`.
 pub(crate) type LowRank<'a> = (Mat<'a, f32>, Mat<'a, f32>, usize);
 
+/// The kind of tiles for a product, where the CPU has them and the product is large enough to pay for packing.
+#[cfg(target_arch = "x86_64")]
+fn worth_tiles<T: WithDType>(m: usize, n: usize, k: usize) -> Option<Kind> {
+    Kind::of(T::DTYPE).filter(|_| m > 4 && m * n * k >= 16 * 16 * 16)
+}
+
 /// `x w (+ t e)`: `x` is `m x k`, `w` is `k x n`, of one element type, accumulated in `f32`.
 pub(crate) fn matmul<T: Element>(
     (m, n, k): (usize, usize, usize),
@@ -97,15 +104,14 @@ pub(crate) fn matmul<T: Element>(
         return narrow_owned(gemv((m, n, k), x, w, low_rank));
     }
     #[cfg(target_arch = "x86_64")]
-    if T::DTYPE == DType::BF16 && super::gemm_bf16::available() {
-        use super::gemm_bf16::{Operand, product};
-        let (x, w) = (Operand::Bf16(cast(x)), Operand::Bf16(cast(w)));
-        let mut parts = vec![(x, w, k)];
+    if let Some(kind) = worth_tiles::<T>(m, n, k) {
+        let mut parts = vec![(Operand::new(x), Operand::new(w), k)];
         if let Some((t, e, r)) = low_rank {
             parts.push((Operand::F32(t), Operand::F32(e), r));
         }
-        let y: Vec<bf16> = product((m, n), &parts);
-        return cast_vec(y);
+        let mut y = uninit(m * n);
+        product_into(kind, (m, n), &parts, &mut y);
+        return y;
     }
     let mut c: Vec<f32> = uninit(m * n);
     matmul_f32((m, n, k), x, w, &mut c);
@@ -122,14 +128,12 @@ pub(crate) fn matmul_f32<T: Element>(
     w: Mat<'_, T>,
     c: &mut [f32],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kind) = worth_tiles::<T>(m, n, k) {
+        return product_into(kind, (m, n), &[(Operand::new(x), Operand::new(w), k)], c);
+    }
     if T::DTYPE == DType::F32 {
         return gemm_f32((m, n, k), 1.0, cast(x), cast(w), false, c, n, 0);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if T::DTYPE == DType::BF16 && super::gemm_bf16::available() && m > 4 {
-        use super::gemm_bf16::{Operand, product_into};
-        let (x, w) = (Operand::Bf16(cast(x)), Operand::Bf16(cast(w)));
-        return product_into((m, n), &[(x, w, k)], c);
     }
     let wide_x = cpu::to_f32(x.data);
     let x = Mat { data: &wide_x, rs: x.rs, cs: x.cs };
@@ -266,15 +270,14 @@ fn gemv<T: Element>(
 /// `tᵀ x` in `f32`: `t` is `m x r`, `x` is `m x n`, with few columns in `t`. Gradients of low-rank factors.
 pub(crate) fn tall_product<T: Element>((m, r, n): (usize, usize, usize), t: &[f32], x: &[T]) -> Vec<f32> {
     let mut c: Vec<f32> = uninit(r * n);
-    if T::DTYPE == DType::F32 {
-        gemm_f32((r, n, m), 1.0, Mat::rows(t, r).t(), cast(Mat::rows(x, n)), false, &mut c, n, 0);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kind) = worth_tiles::<T>(r, n, m) {
+        let parts = [(Operand::F32(Mat::rows(t, r).t()), Operand::new(Mat::rows(x, n)), m)];
+        product_into(kind, (r, n), &parts, &mut c);
         return c;
     }
-    #[cfg(target_arch = "x86_64")]
-    if T::DTYPE == DType::BF16 && super::gemm_bf16::available() {
-        use super::gemm_bf16::{Operand, product_into};
-        let (t, x) = (Operand::F32(Mat::rows(t, r).t()), Operand::Bf16(cast(Mat::rows(x, n))));
-        product_into((r, n), &[(t, x, m)], &mut c);
+    if T::DTYPE == DType::F32 {
+        gemm_f32((r, n, m), 1.0, Mat::rows(t, r).t(), cast(Mat::rows(x, n)), false, &mut c, n, 0);
         return c;
     }
     let wide = cpu::to_f32(x);
@@ -286,15 +289,14 @@ pub(crate) fn tall_product<T: Element>((m, r, n): (usize, usize, usize), t: &[f3
 pub(crate) fn outer_product<T: Element>((m, n, k): (usize, usize, usize), g: &[T], x: &[T]) -> Vec<f32> {
     let mut c: Vec<f32> = uninit(m * n);
     let wide = |v: &[T]| cpu::to_f32(v);
-    if T::DTYPE == DType::F32 {
-        gemm_f32((m, n, k), 1.0, cast(Mat::rows(g, m)).t(), cast(Mat::rows(x, n)), false, &mut c, n, 0);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kind) = worth_tiles::<T>(m, n, k) {
+        let parts = [(Operand::new(Mat::rows(g, m).t()), Operand::new(Mat::rows(x, n)), k)];
+        product_into(kind, (m, n), &parts, &mut c);
         return c;
     }
-    #[cfg(target_arch = "x86_64")]
-    if T::DTYPE == DType::BF16 && super::gemm_bf16::available() {
-        use super::gemm_bf16::{Operand, product_into};
-        let (g, x) = (Operand::Bf16(cast(Mat::rows(g, m)).t()), Operand::Bf16(cast(Mat::rows(x, n))));
-        product_into((m, n), &[(g, x, k)], &mut c);
+    if T::DTYPE == DType::F32 {
+        gemm_f32((m, n, k), 1.0, cast(Mat::rows(g, m)).t(), cast(Mat::rows(x, n)), false, &mut c, n, 0);
         return c;
     }
     gemm_f32((m, n, k), 1.0, Mat::rows(&wide(g), m).t(), Mat::rows(&wide(x), n), false, &mut c, n, 0);
@@ -308,14 +310,13 @@ pub(crate) fn thin_product<T: Element>(
     a: Mat<'_, f32>,
 ) -> Vec<f32> {
     let mut c: Vec<f32> = uninit(m * r);
-    if T::DTYPE == DType::F32 {
-        gemm_f32((m, r, k), 1.0, cast(Mat::rows(x, k)), a.t(), false, &mut c, r, 0);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kind) = worth_tiles::<T>(m, r, k) {
+        product_into(kind, (m, r), &[(Operand::new(Mat::rows(x, k)), Operand::F32(a.t()), k)], &mut c);
         return c;
     }
-    #[cfg(target_arch = "x86_64")]
-    if T::DTYPE == DType::BF16 && super::gemm_bf16::available() && m > 4 {
-        use super::gemm_bf16::{Operand, product_into};
-        product_into((m, r), &[(Operand::Bf16(cast(Mat::rows(x, k))), Operand::F32(a.t()), k)], &mut c);
+    if T::DTYPE == DType::F32 {
+        gemm_f32((m, r, k), 1.0, cast(Mat::rows(x, k)), a.t(), false, &mut c, r, 0);
         return c;
     }
     let wide = cpu::to_f32(x);
@@ -324,7 +325,7 @@ pub(crate) fn thin_product<T: Element>(
 }
 
 /// The same matrix, when `T` and `U` are one type.
-fn cast<T: WithDType, U: WithDType>(x: Mat<'_, T>) -> Mat<'_, U> {
+pub(super) fn cast<T: WithDType, U: WithDType>(x: Mat<'_, T>) -> Mat<'_, U> {
     assert_eq!(T::DTYPE, U::DTYPE);
     // SAFETY: equal dtypes are equal types.
     let data = unsafe { std::slice::from_raw_parts(x.data.as_ptr().cast::<U>(), x.data.len()) };
@@ -350,7 +351,7 @@ pub(crate) fn narrow_owned<T: Element>(v: Vec<f32>) -> Vec<T> {
 /// Whether products of `bf16` are computed as such, rather than widened to `f32`.
 pub(crate) fn fast_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return super::gemm_bf16::available();
+    return super::tiles::Kind::of(DType::BF16).is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

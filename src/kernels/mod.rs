@@ -5,9 +5,9 @@ pub(crate) mod add;
 pub(crate) mod cpu;
 pub(crate) mod element;
 pub(crate) mod gemm;
-#[cfg(target_arch = "x86_64")]
-mod gemm_bf16;
 pub(crate) mod tape;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, StorageRef, Tensor,

@@ -1,0 +1,321 @@
+//! Matrix products in packed tiles on CPUs with AVX-512: `f32` by FMA, `bf16` by `vdpbf16ps`, accumulated in `f32`.
+//!
+//! `C = A₁ B₁ + A₂ B₂ + ...`: the parts share one pass over the tiles of C, so that a low-rank update costs no second
+//! read or write of it. A is packed in panels of 14 rows, B in panels of 16 or 32 columns, in 32-bit words along k: a
+//! float, or two `bf16` that follow each other, as the instruction wants them. A task owns a run of columns, so that
+//! its packed B panel stays in its core's cache.
+
+use super::cpu::{Simd, narrow, simd_level, uninit};
+use super::element::Element;
+use super::gemm::Mat;
+use candle_core::{DType, WithDType};
+use half::bf16;
+use rayon::prelude::*;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+const MR: usize = 14;
+
+/// What a product is computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    F32,
+    Bf16,
+}
+
+impl Kind {
+    /// The kind for elements of `dtype`, if this CPU has the instructions.
+    pub fn of(dtype: DType) -> Option<Self> {
+        static BF16: OnceLock<bool> = OnceLock::new();
+        match dtype {
+            DType::F32 if simd_level() == Simd::Avx512 => Some(Kind::F32),
+            DType::BF16 if simd_level() == Simd::Avx512 => {
+                BF16.get_or_init(|| is_x86_feature_detected!("avx512bf16")).then_some(Kind::Bf16)
+            }
+            _ => None,
+        }
+    }
+
+    /// Words along k.
+    fn words(self, k: usize) -> usize {
+        if self == Kind::F32 { k } else { k.div_ceil(2) }
+    }
+}
+
+/// A factor. An `f32` factor of a `bf16` product is rounded when it is packed.
+#[derive(Clone, Copy)]
+pub(super) enum Operand<'a> {
+    F32(Mat<'a, f32>),
+    Bf16(Mat<'a, bf16>),
+}
+
+impl<'a> Operand<'a> {
+    /// The matrix, when its elements are `f32` or `bf16`.
+    pub fn new<T: WithDType>(x: Mat<'a, T>) -> Self {
+        match T::DTYPE {
+            DType::BF16 => Operand::Bf16(super::gemm::cast(x)),
+            _ => Operand::F32(super::gemm::cast(x)),
+        }
+    }
+
+    fn t(self) -> Self {
+        match self {
+            Operand::F32(x) => Operand::F32(x.t()),
+            Operand::Bf16(x) => Operand::Bf16(x.t()),
+        }
+    }
+}
+
+/// `A`, `B` and the length `k` they share.
+pub(super) type Part<'a> = (Operand<'a>, Operand<'a>, usize);
+
+/// The sum of the parts' products, `m x n` in rows, into `c`.
+pub(super) fn product_into<C: Element>(kind: Kind, (m, n): (usize, usize), parts: &[Part<'_>], c: &mut [C]) {
+    assert_eq!(c.len(), m * n);
+    if c.is_empty() {
+        return;
+    }
+    match n <= 16 {
+        true => tiled::<C, 1>(kind, (m, n), parts, c),
+        false => tiled::<C, 2>(kind, (m, n), parts, c),
+    }
+}
+
+/// `NV` is the width of a tile in vectors of 16.
+fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts: &[Part<'_>], c: &mut [C]) {
+    let nr = 16 * NV;
+    let words: usize = parts.iter().map(|p| kind.words(p.2)).sum();
+    let (row_panels, col_panels) = (m.div_ceil(MR), n.div_ceil(nr));
+
+    let mut a: Vec<u32> = uninit(row_panels * words * MR);
+    a.par_chunks_mut((words * MR).max(1)).enumerate().for_each(|(p, panel)| {
+        let mut rest = panel;
+        for (a, _, k) in parts {
+            let (part, tail) = rest.split_at_mut(kind.words(*k) * MR);
+            pack(kind, *a, p * MR, m, *k, MR, part);
+            rest = tail;
+        }
+    });
+    let pack_b = |q: usize, panel: &mut [u32]| {
+        let mut rest = panel;
+        for (_, b, k) in parts {
+            let (part, tail) = rest.split_at_mut(kind.words(*k) * nr);
+            pack(kind, b.t(), q * nr, n, *k, nr, part);
+            rest = tail;
+        }
+    };
+
+    let out = Out { c: c.as_mut_ptr(), m, n };
+    let tile = |p: usize, q: usize, b: &[u32]| {
+        let mut acc = [[[0f32; 16]; NV]; MR];
+        let (a, b) = (&a[p * words * MR..][..words * MR], &b[..words * nr]);
+        // SAFETY: `Kind::of` has seen the features; the panels hold `words` words of MR rows and of 16 NV columns.
+        unsafe {
+            match kind {
+                Kind::F32 => kernel_f32::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc),
+                Kind::Bf16 => kernel_bf16::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc),
+            }
+        }
+        out.store(p, q, nr, acc.as_flattened().as_flattened());
+    };
+    let threads = rayon::current_num_threads();
+    if col_panels >= 2 * threads {
+        let run = col_panels.div_ceil(4 * threads);
+        (0..col_panels.div_ceil(run)).into_par_iter().for_each(|task| {
+            let mut b: Vec<u32> = uninit(words * nr);
+            for q in task * run..col_panels.min((task + 1) * run) {
+                pack_b(q, &mut b);
+                (0..row_panels).for_each(|p| tile(p, q, &b));
+            }
+        });
+    } else {
+        let mut b: Vec<u32> = uninit(col_panels * words * nr);
+        b.par_chunks_mut((words * nr).max(1)).enumerate().for_each(|(q, panel)| pack_b(q, panel));
+        (0..row_panels).into_par_iter().with_min_len(row_panels.div_ceil(4 * threads)).for_each(|p| {
+            (0..col_panels).for_each(|q| tile(p, q, &b[q * words * nr..]));
+        });
+    }
+}
+
+/// The output, shared by tasks that write different tiles of it.
+struct Out<C> {
+    c: *mut C,
+    m: usize,
+    n: usize,
+}
+
+// SAFETY: tasks write disjoint tiles.
+unsafe impl<C> Sync for Out<C> {}
+
+impl<C: Element> Out<C> {
+    fn store(&self, p: usize, q: usize, nr: usize, acc: &[f32]) {
+        let cols = nr.min(self.n - q * nr);
+        for i in 0..MR.min(self.m - p * MR) {
+            // SAFETY: row `p * MR + i` and columns `q * nr..` lie inside the m x n output, and no other task
+            // writes this tile.
+            let row = unsafe { std::slice::from_raw_parts_mut(self.c.add((p * MR + i) * self.n + q * nr), cols) };
+            narrow(&acc[i * nr..][..cols], row);
+        }
+    }
+}
+
+/// `out[word * w + i]` is word `word` of row `first + i`, for `w` rows; zero outside `rows` and `k`.
+fn pack(kind: Kind, x: Operand<'_>, first: usize, rows: usize, k: usize, w: usize, out: &mut [u32]) {
+    let rows = w.min(rows - first);
+    match (kind, x) {
+        (Kind::F32, Operand::F32(x)) if x.cs == 1 => {
+            pack_rows(x.data[first * x.rs..].as_ptr().cast(), x.rs, rows, k, w, out)
+        }
+        (Kind::Bf16, Operand::Bf16(x)) if x.cs == 1 && k % 2 == 0 && x.rs % 2 == 0 => {
+            pack_rows(x.data[first * x.rs..].as_ptr().cast(), x.rs / 2, rows, k / 2, w, out)
+        }
+        (Kind::F32, Operand::F32(x)) if x.rs == 1 => {
+            for (j, out) in out.chunks_exact_mut(w).enumerate() {
+                for (o, v) in out.iter_mut().zip(&x.data[j * x.cs + first..][..rows]) {
+                    *o = v.to_bits();
+                }
+                out[rows..].fill(0);
+            }
+        }
+        (Kind::Bf16, Operand::Bf16(x)) if x.rs == 1 => {
+            let zero = [bf16::ZERO; 32];
+            for (pair, out) in out.chunks_exact_mut(w).enumerate() {
+                let low = &x.data[2 * pair * x.cs + first..][..rows];
+                let high = match 2 * pair + 1 < k {
+                    true => &x.data[(2 * pair + 1) * x.cs + first..][..rows],
+                    false => &zero[..rows],
+                };
+                for (o, (l, h)) in out.iter_mut().zip(low.iter().zip(high)) {
+                    *o = l.to_bits() as u32 | (h.to_bits() as u32) << 16;
+                }
+                out[rows..].fill(0);
+            }
+        }
+        (Kind::F32, Operand::F32(x)) => each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_bits()),
+        (Kind::F32, Operand::Bf16(x)) => {
+            each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_f32().to_bits())
+        }
+        (Kind::Bf16, Operand::F32(x)) => each_word(rows, w, out, |i, j| {
+            pair(j, k, |j| Element::from_f32(x.data[(first + i) * x.rs + j * x.cs]))
+        }),
+        (Kind::Bf16, Operand::Bf16(x)) => {
+            each_word(rows, w, out, |i, j| pair(j, k, |j| x.data[(first + i) * x.rs + j * x.cs]))
+        }
+    }
+}
+
+fn pair(word: usize, k: usize, x: impl Fn(usize) -> bf16) -> u32 {
+    let high = if 2 * word + 1 < k { x(2 * word + 1).to_bits() as u32 } else { 0 };
+    x(2 * word).to_bits() as u32 | high << 16
+}
+
+fn each_word(rows: usize, w: usize, out: &mut [u32], word: impl Fn(usize, usize) -> u32) {
+    for (j, out) in out.chunks_exact_mut(w).enumerate() {
+        for (i, o) in out.iter_mut().enumerate() {
+            *o = if i < rows { word(i, j) } else { 0 };
+        }
+    }
+}
+
+/// Packs rows of `words` words that lie one after the other, by transposing squares of 16.
+fn pack_rows(x: *const u32, stride: usize, rows: usize, words: usize, w: usize, out: &mut [u32]) {
+    assert!(w <= 32 && out.len() >= words * w);
+    for half in (0..w).step_by(16) {
+        let here = 16.min(w - half);
+        let rows = rows.saturating_sub(half).min(16);
+        for j in (0..words).step_by(16) {
+            let cols = 16.min(words - j);
+            // SAFETY: AVX-512 is there; rows and words are read inside what the caller's matrix holds, and `cols`
+            // columns of `here` words are written inside `out`.
+            unsafe { transpose(x.add(half * stride + j), stride, rows, cols, here, out[j * w + half..].as_mut_ptr(), w) };
+        }
+    }
+}
+
+/// `out[c * w + r] = x[r * stride + c]` for `cols` columns and `here` rows, of which those from `rows` on are zero.
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(x: *const u32, stride: usize, rows: usize, cols: usize, here: usize, out: *mut u32, w: usize) {
+    let mask = |n: usize| ((1u32 << n) - 1) as u16;
+    // SAFETY: masks keep loads to `rows` rows of `cols` words, stores to `cols` columns of `here` words.
+    unsafe {
+        let mut r = [_mm512_setzero_si512(); 16];
+        for (i, r) in r.iter_mut().enumerate().take(rows) {
+            *r = _mm512_maskz_loadu_epi32(mask(cols), x.add(i * stride).cast());
+        }
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        for g in 0..4 {
+            r[4 * g] = _mm512_unpacklo_epi64(t[4 * g], t[4 * g + 2]);
+            r[4 * g + 1] = _mm512_unpackhi_epi64(t[4 * g], t[4 * g + 2]);
+            r[4 * g + 2] = _mm512_unpacklo_epi64(t[4 * g + 1], t[4 * g + 3]);
+            r[4 * g + 3] = _mm512_unpackhi_epi64(t[4 * g + 1], t[4 * g + 3]);
+        }
+        for i in 0..4 {
+            t[i] = _mm512_shuffle_i32x4::<0x88>(r[i], r[4 + i]);
+            t[4 + i] = _mm512_shuffle_i32x4::<0xdd>(r[i], r[4 + i]);
+            t[8 + i] = _mm512_shuffle_i32x4::<0x88>(r[8 + i], r[12 + i]);
+            t[12 + i] = _mm512_shuffle_i32x4::<0xdd>(r[8 + i], r[12 + i]);
+        }
+        for i in 0..4 {
+            r[i] = _mm512_shuffle_i32x4::<0x88>(t[i], t[8 + i]);
+            r[8 + i] = _mm512_shuffle_i32x4::<0xdd>(t[i], t[8 + i]);
+            r[4 + i] = _mm512_shuffle_i32x4::<0x88>(t[4 + i], t[12 + i]);
+            r[12 + i] = _mm512_shuffle_i32x4::<0xdd>(t[4 + i], t[12 + i]);
+        }
+        for (c, r) in r.iter().enumerate().take(cols) {
+            _mm512_mask_storeu_epi32(out.add(c * w).cast(), mask(here), *r);
+        }
+    }
+}
+
+macro_rules! kernel {
+    ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {
+        /// One tile: `acc = sum over words of a[word][i] b[word][j]`.
+        #[target_feature(enable = $feature)]
+        unsafe fn $name<const NV: usize>(words: usize, mut a: *const u32, mut b: *const u32, acc: &mut [[[f32; 16]; NV]; MR]) {
+            // SAFETY: the caller hands `words` packed words of MR rows and of 16 NV columns.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+                for _ in 0..words {
+                    let mut right = [_mm512_setzero_si512(); NV];
+                    for (v, right) in right.iter_mut().enumerate() {
+                        *right = _mm512_loadu_si512(b.add(16 * v).cast());
+                    }
+                    for i in 0..MR {
+                        let $a = *a.add(i);
+                        let left = $broadcast;
+                        for v in 0..NV {
+                            let $b = right[v];
+                            sums[i][v] = $fma(sums[i][v], left, $load);
+                        }
+                    }
+                    a = a.add(MR);
+                    b = b.add(16 * NV);
+                }
+                for (row, sums) in acc.iter_mut().zip(&sums) {
+                    for (out, sum) in row.iter_mut().zip(sums) {
+                        _mm512_storeu_ps(out.as_mut_ptr(), *sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernel!(
+    kernel_f32,
+    "avx512f,fma",
+    b => _mm512_castsi512_ps(b),
+    a => _mm512_set1_ps(f32::from_bits(a)),
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+);
+kernel!(
+    kernel_bf16,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+    b => std::mem::transmute::<__m512i, __m512bh>(b),
+    a => std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(a as i32)),
+    |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
+);
