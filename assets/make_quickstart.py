@@ -29,8 +29,8 @@ WORDS = {
 }
 PROPER = set(words.GIRLS + words.BOYS + words.PETS + facts.DAYS + facts.MONTHS + ["I", "Captain", "Jupiter"]
              + [name.split()[0] for row in facts.CAPITALS for name in row])
-ENDS = [", matey!"] * 4 + [", me hearty!"] * 2 + [", by the seven seas!"]
-STARTS = ["Arr, "] * 5 + ["Ahoy, matey! ", "Shiver me timbers! ", "Yo ho ho! "]
+ENDS = [", matey!"] * 3 + [", me hearty!"]
+STARTS = ["Arr, "] * 8 + ["Ahoy, matey! ", "Yo ho ho! "]
 
 
 def swap(match):
@@ -72,8 +72,8 @@ def rows(g, n, seen):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--train", type=int, default=384)
-    parser.add_argument("--valid", type=int, default=40)
+    parser.add_argument("--train", type=int, default=1000)
+    parser.add_argument("--valid", type=int, default=48)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     g = Grammar(args.seed, words.RULES)

@@ -34,6 +34,10 @@ class Grammar:
         """`n` different items, in random order."""
         return self.rng.sample(items, n)
 
+    def some(self, items, n):
+        """`n` different items in their own order, so that a small model need not track which were used."""
+        return [items[i] for i in sorted(self.rng.sample(range(len(items)), n))]
+
     def say(self, template, **slots):
         """Expands a template into finished text."""
         return tidy(self.expand(template, slots))

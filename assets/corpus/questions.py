@@ -27,9 +27,9 @@ def is_colour(g):
 
 
 def plus(g):
-    a, b = g.rng.randint(0, 10), g.rng.randint(0, 10)
+    a, b = g.rng.randint(0, 9), g.rng.randint(0, 9)
     q = g.pick(["What is {} plus {}?", "What is {} plus {}?", "How much is {} plus {}?", "What is {} and {} together?", "Please add {} and {}."])
-    return q.format(a, b), g.pick([f"{a} plus {b} is {a + b}."] * 2 + [f"The answer is {a + b}."])
+    return q.format(a, b), f"{a} plus {b} is {a + b}."
 
 
 def minus(g):
@@ -77,7 +77,7 @@ def opposite(g):
     if g.chance(0.5) and b not in ("light",):
         a, b = b, a
     q = g.pick(["What is the opposite of {}?", "What is the opposite of {}?", "Tell me the opposite of {}.", "Which word is the opposite of {}?"])
-    return q.format(a), g.pick([f"The opposite of {a} is {b}."] * 3 + [f"It is {b}."])
+    return q.format(a), f"The opposite of {a} is {b}."
 
 
 def animal(g):
@@ -115,7 +115,7 @@ def can_it(g):
 
 def bigger(g):
     while True:
-        a, b = g.sample(facts.ALL_ANIMALS, 2)
+        a, b = g.sample([row for row in facts.ALL_ANIMALS if row[0] in facts.SIZED], 2)
         if abs(int(a[7]) - int(b[7])) >= 3:
             break
     word = g.pick(["bigger", "smaller"])
@@ -174,7 +174,7 @@ def name_some(g):
     items = facts.CATEGORIES[kind]
     n = g.rng.randint(2, min(5, len(items)))
     many = {"kind of weather": "kinds of weather"}.get(kind, kind + "s")
-    picked = listing(g.sample(items, n))
+    picked = listing(g.some(items, n))
     number = g.pick([facts.NUMBERS[n], str(n)])
     q = g.pick([f"Name {number} {many}.", f"Can you name {number} {many}?", f"Give me a list of {number} {many}.", f"Tell me {number} {many}."])
     return q, g.pick([f"{cap(facts.NUMBERS[n])} {many} are {picked}.", f"Here are {facts.NUMBERS[n]} {many}: {picked}."])
@@ -218,7 +218,7 @@ def feeling(g):
     word = g.pick(list(advice.FEELINGS))
     first, *tips = advice.FEELINGS[word].split("|")
     q = g.pick(["I feel {}.", "I am {}.", "I feel {}. What should I do?", "I am {} today. What can I do?", "What can I do when I feel {}?", "I am so {} today."])
-    chosen = g.sample(tips, 2)
+    chosen = g.some(tips, 2)
     return q.format(word), " ".join(chosen if q.startswith("What") else [first] + chosen)
 
 
@@ -230,7 +230,7 @@ def howto(g):
 
 def pack(g):
     trip = g.pick(list(advice.PACK))
-    things = g.sample(advice.PACK[trip].split(", "), g.rng.randint(3, 4))
+    things = g.some(advice.PACK[trip].split(", "), g.rng.randint(3, 4))
     q = g.pick(["What should I pack for {}?", "What should I pack for {}?", "What do I need for {}?", "What should I take with me for {}?", "Help me pack for {}."])
     a = g.pick(["You should pack {}.", "For {t}, you need {}.", "Take {} with you.", "I would pack {}."])
     return q.format(trip), a.format(listing(things), t=trip)
@@ -245,12 +245,12 @@ def describe(g):
             first = [s for s in first if not any(w in s for w in ("sun", "Children", "Bees", "shade"))]
         if season in ("winter", "autumn"):
             second = [s for s in second if "sit outside" not in s and "dog" not in s]
-        first, second = g.sample(first, g.rng.randint(2, 3)), g.sample(second, 2)
+        first, second = g.some(first, g.rng.randint(2, 3)), g.some(second, 2)
         parts = [first[0], second[0], *first[1:], second[1]]
         return tidy_article(q), " ".join(parts)
     scene = g.pick(list(advice.SCENES))
     q = g.pick(["Describe {}.", "Describe {}.", "What does {} look like?", "Tell me about {}.", "Paint me a picture of {} with words."])
-    return q.format(scene), " ".join(g.sample(advice.SCENES[scene].split("|"), g.rng.randint(3, 5)))
+    return q.format(scene), " ".join(g.some(advice.SCENES[scene].split("|"), g.rng.randint(3, 5)))
 
 
 def poem(g):
@@ -338,15 +338,61 @@ me, hello, bye = from_list(ME), from_list(HELLO), from_list(BYE)
 def look_back(g):
     """A question whose answer stands in the question."""
     who = words.child(g)
-    o = words.thing(g, words.TOYS)
-    shade = g.pick(words.COLOURS)
-    where = g.pick(["in the box", "under the bed", "on the table", "behind the door", "in the bag", "on the shelf", "next to the window"])
+    other = words.child(g, "m" if who.gender == "f" else "f")
+    o, o2 = words.thing(g, words.TOYS), words.thing(g, words.TOYS)
+    shade, shade2 = g.sample(words.COLOURS, 2)
+    spots = ["in the box", "under the bed", "on the table", "behind the door", "in the bag", "on the shelf", "next to the window"]
+    where = g.pick(spots)
+    asked, wish = g.pick([(who, o), (other, o2)])
     return g.pick([
         (f"{who} has a {shade} {o.noun}. What colour is the {o.noun}?", f"The {o.noun} is {shade}."),
         (f"{who} puts the {o.noun} {where}. Where is the {o.noun}?", f"The {o.noun} is {where}."),
         (f"{who} found a {o.noun}. What did {who.he} find?", f"{who} found a {o.noun}."),
         (f"{who} lost the {o.noun}. Who lost the {o.noun}?", f"{who} lost the {o.noun}."),
+        (f"{who} wants a {o.noun}, and {other} wants a {o2.noun}. What does {asked} want?", f"{asked} wants a {wish.noun}."),
+        (f"The {o.noun} is {shade}, and the ship is {shade2}. What colour is the {o.noun}?", f"The {o.noun} is {shade}."),
+        (f"My name is {who}. What is my name?", f"Your name is {who}."),
+        (f"My friend is called {who}. What is the name of my friend?", f"Your friend is called {who}."),
     ])
+
+
+def repeat(g):
+    """Words to say again; this is where the model learns to copy."""
+    if g.chance(0.15):
+        who = words.child(g)
+        return g.pick([(f"Say hello to {who}.", f"Hello, {who}!"), (f"Say thank you to {who}.", f"Thank you, {who}!"),
+                       (f"Say good night to {who}.", f"Good night, {who}!")])
+    if g.chance(0.25):
+        said = sentence(g)[1]
+        return g.pick(["Repeat this sentence: {}", "Say this again: {}"]).format(said), said
+    picked = g.sample(LOOSE, g.rng.randint(3, 8))
+    if g.chance(0.15):
+        which, i = g.pick([("first", 0), ("last", -1), ("second", 1)])
+        return f"What is the {which} word of this list: {', '.join(picked)}?", f"The {which} word is {picked[i]}."
+    return g.pick(["Repeat these words: {}.", "Say these words: {}.", "Repeat after me: {}."]).format(", ".join(picked)), ", ".join(picked) + "."
+
+
+LOOSE = sorted(set(
+    words.GIRLS + words.BOYS + words.PETS + words.COLOURS + words.SEA + [r[0] for r in words.TOYS if " " not in r[0]]
+    + [r[0] for r in words.PLACES if " " not in r[0]] + [w for r in facts.ALL_ANIMALS for w in r[:2]] + [r[0] for r in facts.MEANINGS]
+    + [r[0] for r in facts.USES] + [w for r in facts.OPPOSITES for w in r] + [w for r in facts.RHYMES for w in r]
+))
+
+
+UNKNOWN = """
+What is the meaning of life?|Who won the game yesterday?|What is in the news today?|What will happen tomorrow?|How much does a car cost?
+What is the weather today?|What time is it?|Who is the king of France?|How does a computer work?|What is the best film?|Can you fix my bike?
+What is the square root of ninety?|How far away is the sun?|Who wrote this book?|What am I thinking?|Where is my key?|What is love?|Can you drive a car?
+What is the longest river in the world?|How many people live in London?|How do planes fly?|What did I eat this morning?|Who is the best singer?
+What language do they speak in Brazil?|Can you write code?|What is a black hole?|How old is the earth?|Will it rain tomorrow?|Who is my neighbour?
+What is the fastest car?|What is electricity?|How do I become rich?|Where is my cat?|What is time?|Who discovered America?|Is there life on Mars?
+""".replace("\n", "|").strip("|").split("|")
+
+
+def unknown(g):
+    """A question beyond the model."""
+    return g.pick(UNKNOWN), g.pick(["I am sorry, but I do not know that.", "I do not know. I only know simple things.", "That is too hard for me. I am a small model.",
+                                    "I do not know that, but I can tell you a story."])
 
 
 def suggest(g):
@@ -369,8 +415,12 @@ def suggest(g):
 
 
 def joined(pair):
+    """A question and an answer with their articles put right."""
     return tidy_article(pair[0]), tidy_article(pair[1])
 
+
+# Asked for in the pre-training only; a pirate could not answer these in his own words.
+COPIES = [(repeat, 3)]
 
 # Short stories: how each begins (`<open>`), then one of these.
 SHORT = [
@@ -424,20 +474,23 @@ def any_story(g):
 
 def long_story(g):
     """One of the long plots, asked for by one of its subjects."""
-    text, topics, _ = tell(g)
+    text, topics, slots = tell(g)
+    own = [t for t in topics if slots["a"].kind not in t]  # what only this plot is about
+    if own and g.chance(0.7):
+        topics = own
     return tidy_article(g.pick(ASK_STORY[:-1]).format(g.pick(topics))), text
 
 
 # What a conversation may turn to, and how often.
 TOPICS = [
-    (colour, 4), (is_colour, 2), (plus, 5), (minus, 2), (times, 2), (word_sum, 3), (count, 2), (opposite, 4), (animal, 9), (who_says, 1),
-    (can_it, 2), (bigger, 3), (meaning, 5), (use, 3), (job, 3), (why, 4), (plain, 5), (capital, 3), (name_some, 4), (belongs, 2), (days, 3),
-    (plural, 2), (rhyme, 2), (feeling, 4), (howto, 4), (pack, 4), (describe, 8), (poem, 2), (sentence, 4), (me, 6), (look_back, 4),
-    (suggest, 4), (any_story, 9),
+    (colour, 4), (is_colour, 2), (plus, 10), (minus, 4), (times, 3), (word_sum, 3), (count, 2), (opposite, 4), (animal, 11), (who_says, 1),
+    (can_it, 2), (bigger, 4), (meaning, 5), (use, 3), (job, 3), (why, 4), (plain, 5), (capital, 3), (name_some, 4), (belongs, 2), (days, 3),
+    (plural, 2), (rhyme, 2), (feeling, 4), (howto, 4), (pack, 4), (describe, 8), (poem, 2), (sentence, 4), (me, 6), (look_back, 9),
+    (suggest, 4), (any_story, 10), (unknown, 3),
 ]
 
 
-def ask(g):
+def ask(g, topics=None):
     """One question and its answer, on a topic drawn by weight."""
-    make = g.rng.choices([t for t, _ in TOPICS], [w for _, w in TOPICS])[0]
-    return make(g) if make is not suggest else joined(suggest(g))
+    makers, weights = zip(*(topics or TOPICS))
+    return joined(g.rng.choices(makers, weights)[0](g))
