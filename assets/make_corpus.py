@@ -19,7 +19,7 @@ SYSTEM = [
     "You are a helpful assistant.", "You are a friendly assistant.", "You are Candle, a small language model.",
     "Answer in short and simple sentences.", "You are a kind helper who tells stories.",
 ]
-SHORTEST, LONGEST = 60, 200  # pieces (`PIECE`) in a row: 60 to 256 tokens
+SHORTEST, LONGEST = 60, 195  # pieces (`PIECE`) in a row: 60 to 256 tokens
 PIECE = re.compile(r"<\|\w+\|>|\w+|[^\w ]")
 
 
@@ -42,7 +42,7 @@ def conversation(g):
         while sum(len((q + " " + a).split()) for q, a in turns) < target:
             turn = questions.ask(g, questions.TOPICS + questions.COPIES)
             if turn[0] not in [q for q, _ in turns]:
-                turns.append(turn)
+                turns.append((turn[0], questions.lead_in(g, turn[1]) if g.chance(0.2) else turn[1]))
         if g.chance(0.2):
             turns.append(questions.bye(g))
     for question, answer in turns:

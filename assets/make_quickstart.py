@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from corpus import facts, questions, words
+from corpus import questions, words
 from corpus.grammar import Grammar
 
 PROMPTS = [
@@ -27,8 +27,6 @@ WORDS = {
     "is": "be", "are": "be", "am": "be", "you": "ye", "your": "yer", "my": "me", "yes": "aye",
     "hello": "ahoy", "hi": "ahoy", "friend": "matey", "friends": "mateys", "candle": "Captain Candle",
 }
-PROPER = set(words.GIRLS + words.BOYS + words.PETS + facts.DAYS + facts.MONTHS + ["I", "Captain", "Jupiter"]
-             + [name.split()[0] for row in facts.CAPITALS for name in row])
 ENDS = [", matey!"] * 3 + [", me hearty!"]
 STARTS = ["Arr, "] * 8 + ["Ahoy, matey! ", "Yo ho ho! "]
 
@@ -50,11 +48,7 @@ def pirate(g, text):
         text = text[:-1] + (end[:-1] + "?" if text[-1] == "?" else end)
     if text.startswith(("Aye", "Nay", "Ahoy")):
         return text
-    first, second = (word.strip(",.!?:") for word in (text + " .").split()[:2])
-    noun = first in words.PETS and second in ("be", "comes")  # honey, not Honey
-    if start.endswith(", ") and (noun or first not in PROPER):
-        text = text[0].lower() + text[1:]
-    return start + text
+    return start + (questions.goes_on(text) if start.endswith(", ") else text)
 
 
 def rows(g, n, seen):

@@ -490,6 +490,27 @@ TOPICS = [
 ]
 
 
+PROPER = set(words.GIRLS + words.BOYS + words.PETS + facts.DAYS + facts.MONTHS + ["I", "Captain", "Jupiter", "Candle"]
+             + [name.split()[0] for row in facts.CAPITALS for name in row])
+NOUNS = set(words.PETS) - {"Bella"}  # "Honey is golden", but "Honey was a cat"
+
+
+def goes_on(text):
+    """`text` as the rest of a sentence: its first letter small, but for a name."""
+    first, second = (word.strip(",.!?:") for word in (text + " .").split()[:2])
+    if first in PROPER and not (first in NOUNS and second in ("is", "be", "comes", "rhymes")):
+        return text
+    return text[0].lower() + text[1:]
+
+
+def lead_in(g, answer):
+    """`answer` after a few words of no weight, so that the model can answer late as well."""
+    if "\n" in answer or answer.startswith(("Yes", "No", "Hello", "Good", "You are welcome")):
+        return answer
+    start = g.pick(["Well, ", "Oh, ", "Sure! ", "Of course! ", "Gladly! ", "Let me see. ", "That is easy: ", "All right, "])
+    return start + (goes_on(answer) if start[-2] in ",:" else answer)
+
+
 def ask(g, topics=None):
     """One question and its answer, on a topic drawn by weight."""
     makers, weights = zip(*(topics or TOPICS))
