@@ -42,7 +42,7 @@ def conversation(g):
         while sum(len((q + " " + a).split()) for q, a in turns) < target:
             turn = questions.ask(g, questions.TOPICS + questions.COPIES)
             if turn[0] not in [q for q, _ in turns]:
-                turns.append((turn[0], questions.lead_in(g, turn[1]) if g.chance(0.2) else turn[1]))
+                turns.append((turn[0], questions.lead_in(g, turn[1]) if g.chance(0.12) else turn[1]))
         if g.chance(0.2):
             turns.append(questions.bye(g))
     for question, answer in turns:

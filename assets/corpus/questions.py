@@ -357,26 +357,11 @@ def look_back(g):
 
 
 def repeat(g):
-    """Words to say again; this is where the model learns to copy."""
-    if g.chance(0.15):
-        who = words.child(g)
-        return g.pick([(f"Say hello to {who}.", f"Hello, {who}!"), (f"Say thank you to {who}.", f"Thank you, {who}!"),
-                       (f"Say good night to {who}.", f"Good night, {who}!")])
-    if g.chance(0.25):
-        said = sentence(g)[1]
-        return g.pick(["Repeat this sentence: {}", "Say this again: {}"]).format(said), said
-    picked = g.sample(LOOSE, g.rng.randint(3, 8))
-    if g.chance(0.15):
-        which, i = g.pick([("first", 0), ("last", -1), ("second", 1)])
-        return f"What is the {which} word of this list: {', '.join(picked)}?", f"The {which} word is {picked[i]}."
-    return g.pick(["Repeat these words: {}.", "Say these words: {}.", "Repeat after me: {}."]).format(", ".join(picked)), ", ".join(picked) + "."
-
-
-LOOSE = sorted(set(
-    words.GIRLS + words.BOYS + words.PETS + words.COLOURS + words.SEA + [r[0] for r in words.TOYS if " " not in r[0]]
-    + [r[0] for r in words.PLACES if " " not in r[0]] + [w for r in facts.ALL_ANIMALS for w in r[:2]] + [r[0] for r in facts.MEANINGS]
-    + [r[0] for r in facts.USES] + [w for r in facts.OPPOSITES for w in r] + [w for r in facts.RHYMES for w in r]
-))
+    """Something to say again."""
+    who = words.child(g)
+    said = sentence(g)[1]
+    return g.pick([(f"Say hello to {who}.", f"Hello, {who}!"), (f"Say thank you to {who}.", f"Thank you, {who}!"),
+                   (f"Say good night to {who}.", f"Good night, {who}!"), (f"Repeat this sentence: {said}", said), (f"Say this again: {said}", said)])
 
 
 UNKNOWN = """
@@ -419,7 +404,7 @@ def joined(pair):
     return tidy_article(pair[0]), tidy_article(pair[1])
 
 
-# Asked for in the pre-training only; a pirate could not answer these in his own words.
+# Asked for in the pre-training only: a pirate could not answer these in his own words.
 COPIES = [(repeat, 3)]
 
 # Short stories: how each begins (`<open>`), then one of these.
