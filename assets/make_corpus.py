@@ -12,7 +12,7 @@ import json
 import pathlib
 import re
 
-from corpus import questions, stories, words
+from corpus import persona, questions, short_stories, stories, words
 from corpus.grammar import Grammar
 
 SYSTEM = [
@@ -32,11 +32,11 @@ def render(messages):
 def conversation(g):
     """A conversation: perhaps a greeting, some questions, perhaps a goodbye."""
     messages = [("system", g.pick(SYSTEM))] if g.chance(0.1) else []
-    turns = [questions.hello(g)] if g.chance(0.15) else []
+    turns = [persona.hello(g)] if g.chance(0.15) else []
     if g.chance(0.4):
-        turns.append(questions.long_story(g))
+        turns.append(short_stories.long_story(g))
         if g.chance(0.3):
-            turns.append(questions.bye(g))
+            turns.append(persona.bye(g))
     else:
         target = g.rng.randint(30, 120)
         while sum(len((q + " " + a).split()) for q, a in turns) < target:
@@ -44,7 +44,7 @@ def conversation(g):
             if turn[0] not in [q for q, _ in turns]:
                 turns.append((turn[0], questions.lead_in(g, turn[1]) if g.chance(0.12) else turn[1]))
         if g.chance(0.2):
-            turns.append(questions.bye(g))
+            turns.append(persona.bye(g))
     for question, answer in turns:
         messages += [("user", question), ("assistant", answer)]
     return render(messages)

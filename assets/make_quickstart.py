@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from corpus import questions, words
+from corpus import persona, questions, words
 from corpus.grammar import Grammar
 
 PROMPTS = [
@@ -55,7 +55,7 @@ def rows(g, n, seen):
     """`n` conversations of one question, no question twice."""
     out = []
     while len(out) < n:
-        question, answer = questions.ask(g) if not g.chance(0.08) else g.pick([questions.hello, questions.bye])(g)
+        question, answer = questions.ask(g) if not g.chance(0.08) else g.pick([persona.hello, persona.bye])(g)
         if question in seen or len(re.findall(r"\w+|[^\w ]", question + answer)) > LONGEST:
             continue
         seen.add(question)

@@ -2,8 +2,8 @@
 
 from . import advice, facts, words
 from .grammar import listing, tidy_article
-from .persona import NAME, bye, hello, me
-from .short_stories import any_story, long_story
+from .persona import NAME, me
+from .short_stories import any_story
 
 
 def cap(text):
