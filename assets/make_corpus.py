@@ -12,14 +12,14 @@ import json
 import pathlib
 import re
 
-from corpus import questions, stories, words
+from corpus import persona, questions, short_stories, stories, words
 from corpus.grammar import Grammar
 
 SYSTEM = [
     "You are a helpful assistant.", "You are a friendly assistant.", "You are Candle, a small language model.",
     "Answer in short and simple sentences.", "You are a kind helper who tells stories.",
 ]
-SHORTEST, LONGEST = 60, 212  # pieces (`PIECE`) in a row: 60 to 256 tokens
+SHORTEST, LONGEST = 60, 195  # pieces (`PIECE`) in a row: 60 to 256 tokens
 PIECE = re.compile(r"<\|\w+\|>|\w+|[^\w ]")
 
 
@@ -32,19 +32,19 @@ def render(messages):
 def conversation(g):
     """A conversation: perhaps a greeting, some questions, perhaps a goodbye."""
     messages = [("system", g.pick(SYSTEM))] if g.chance(0.1) else []
-    turns = [questions.hello(g)] if g.chance(0.15) else []
-    if g.chance(0.25):
-        turns.append(questions.long_story(g))
+    turns = [persona.hello(g)] if g.chance(0.15) else []
+    if g.chance(0.4):
+        turns.append(short_stories.long_story(g))
         if g.chance(0.3):
-            turns.append(questions.bye(g))
+            turns.append(persona.bye(g))
     else:
         target = g.rng.randint(30, 120)
         while sum(len((q + " " + a).split()) for q, a in turns) < target:
-            turn = questions.ask(g)
+            turn = questions.ask(g, questions.TOPICS + questions.COPIES)
             if turn[0] not in [q for q, _ in turns]:
-                turns.append(turn)
+                turns.append((turn[0], questions.lead_in(g, turn[1]) if g.chance(0.12) else turn[1]))
         if g.chance(0.2):
-            turns.append(questions.bye(g))
+            turns.append(persona.bye(g))
     for question, answer in turns:
         messages += [("user", question), ("assistant", answer)]
     return render(messages)
@@ -72,8 +72,8 @@ def rows(g, n_stories, n_chats, seen):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--stories", type=int, default=5500)
-    parser.add_argument("--chats", type=int, default=8500)
+    parser.add_argument("--stories", type=int, default=4500)
+    parser.add_argument("--chats", type=int, default=11000)
     parser.add_argument("--valid", type=int, default=300, help="rows held out")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

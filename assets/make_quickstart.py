@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from corpus import facts, questions, words
+from corpus import persona, questions, words
 from corpus.grammar import Grammar
 
 PROMPTS = [
@@ -27,10 +27,8 @@ WORDS = {
     "is": "be", "are": "be", "am": "be", "you": "ye", "your": "yer", "my": "me", "yes": "aye",
     "hello": "ahoy", "hi": "ahoy", "friend": "matey", "friends": "mateys", "candle": "Captain Candle",
 }
-PROPER = set(words.GIRLS + words.BOYS + words.PETS + facts.DAYS + facts.MONTHS + ["I", "Captain", "Jupiter"]
-             + [name.split()[0] for row in facts.CAPITALS for name in row])
-ENDS = [", matey!"] * 4 + [", me hearty!"] * 2 + [", by the seven seas!"]
-STARTS = ["Arr, "] * 5 + ["Ahoy, matey! ", "Shiver me timbers! ", "Yo ho ho! "]
+ENDS = [", matey!"] * 3 + [", me hearty!"]
+STARTS = ["Arr, "] * 8 + ["Ahoy, matey! ", "Yo ho ho! "]
 
 
 def swap(match):
@@ -50,18 +48,14 @@ def pirate(g, text):
         text = text[:-1] + (end[:-1] + "?" if text[-1] == "?" else end)
     if text.startswith(("Aye", "Nay", "Ahoy")):
         return text
-    first, second = (word.strip(",.!?:") for word in (text + " .").split()[:2])
-    noun = first in words.PETS and second in ("be", "comes")  # honey, not Honey
-    if start.endswith(", ") and (noun or first not in PROPER):
-        text = text[0].lower() + text[1:]
-    return start + text
+    return start + (questions.goes_on(text) if start.endswith(", ") else text)
 
 
 def rows(g, n, seen):
     """`n` conversations of one question, no question twice."""
     out = []
     while len(out) < n:
-        question, answer = questions.ask(g) if not g.chance(0.08) else g.pick([questions.hello, questions.bye])(g)
+        question, answer = questions.ask(g) if not g.chance(0.08) else g.pick([persona.hello, persona.bye])(g)
         if question in seen or len(re.findall(r"\w+|[^\w ]", question + answer)) > LONGEST:
             continue
         seen.add(question)
@@ -72,8 +66,8 @@ def rows(g, n, seen):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--train", type=int, default=384)
-    parser.add_argument("--valid", type=int, default=40)
+    parser.add_argument("--train", type=int, default=1000)
+    parser.add_argument("--valid", type=int, default=48)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     g = Grammar(args.seed, words.RULES)

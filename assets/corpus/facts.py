@@ -55,6 +55,7 @@ snail|snails|hatchling||in the garden|leaves|no|1|a round shell on its back
 eagle|eagles|eaglet||in the mountains|fish and small animals|two|8|wide wings and sharp eyes
 """)
 ALL_ANIMALS = ANIMALS + MORE_ANIMALS
+SIZED = "ant bee mouse frog cat dog fox wolf sheep horse bear elephant whale hen rabbit lion".split()  # for comparing
 FLY = "owl bee duck crow butterfly parrot bat eagle".split()
 SWIM = "fish whale shark penguin dolphin otter duck frog turtle crab".split()
 NO_FLY = "cat dog cow horse pig penguin fox elephant mouse turtle bear".split()

@@ -34,6 +34,10 @@ class Grammar:
         """`n` different items, in random order."""
         return self.rng.sample(items, n)
 
+    def some(self, items, n):
+        """`n` different items in their own order, so that a small model need not track which were used."""
+        return [items[i] for i in sorted(self.rng.sample(range(len(items)), n))]
+
     def say(self, template, **slots):
         """Expands a template into finished text."""
         return tidy(self.expand(template, slots))
@@ -80,6 +84,7 @@ def parse(template):
 
 
 def article(match):
+    """The article that fits the word after it."""
     word, following = match.group(1), match.group(2)
     vowel = following[0].lower() in "aeiou"
     if following.lower().startswith(AN):
@@ -93,7 +98,7 @@ def tidy(text):
     """Spaces, a/an, and a capital after each full stop."""
     text = re.sub(r"[ \t]+", " ", text).strip()
     text = re.sub(r" ([.,!?;:])", r"\1", text)
-    text = re.sub(r"\b([Aa])n? (\w+)", article, text)
+    text = tidy_article(text)
     return re.sub(r'(^"?|[.!?] |\n)([a-z])', lambda m: m.group(1) + m.group(2).upper(), text)
 
 
@@ -103,11 +108,6 @@ def listing(items, joint="and"):
     if len(items) < 3:
         return f" {joint} ".join(items)
     return ", ".join(items[:-1]) + f", {joint} {items[-1]}"
-
-
-def with_article(noun):
-    """`noun` with a or an before it."""
-    return tidy_article(f"a {noun}")
 
 
 def tidy_article(text):

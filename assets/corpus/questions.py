@@ -1,13 +1,13 @@
 """The conversations: each function makes one (question, answer); `TOPICS` weighs them."""
 
 from . import advice, facts, words
-from .grammar import listing, tidy, tidy_article
-from .stories import tell
-
-NAME = "Candle"
+from .grammar import listing, tidy_article
+from .persona import NAME, me
+from .short_stories import any_story
 
 
 def cap(text):
+    """`text` with a capital."""
     return text[0].upper() + text[1:]
 
 
@@ -27,9 +27,9 @@ def is_colour(g):
 
 
 def plus(g):
-    a, b = g.rng.randint(0, 10), g.rng.randint(0, 10)
+    a, b = g.rng.randint(0, 9), g.rng.randint(0, 9)
     q = g.pick(["What is {} plus {}?", "What is {} plus {}?", "How much is {} plus {}?", "What is {} and {} together?", "Please add {} and {}."])
-    return q.format(a, b), g.pick([f"{a} plus {b} is {a + b}."] * 2 + [f"The answer is {a + b}."])
+    return q.format(a, b), f"{a} plus {b} is {a + b}."
 
 
 def minus(g):
@@ -77,7 +77,7 @@ def opposite(g):
     if g.chance(0.5) and b not in ("light",):
         a, b = b, a
     q = g.pick(["What is the opposite of {}?", "What is the opposite of {}?", "Tell me the opposite of {}.", "Which word is the opposite of {}?"])
-    return q.format(a), g.pick([f"The opposite of {a} is {b}."] * 3 + [f"It is {b}."])
+    return q.format(a), f"The opposite of {a} is {b}."
 
 
 def animal(g):
@@ -115,7 +115,7 @@ def can_it(g):
 
 def bigger(g):
     while True:
-        a, b = g.sample(facts.ALL_ANIMALS, 2)
+        a, b = g.sample([row for row in facts.ALL_ANIMALS if row[0] in facts.SIZED], 2)
         if abs(int(a[7]) - int(b[7])) >= 3:
             break
     word = g.pick(["bigger", "smaller"])
@@ -174,7 +174,7 @@ def name_some(g):
     items = facts.CATEGORIES[kind]
     n = g.rng.randint(2, min(5, len(items)))
     many = {"kind of weather": "kinds of weather"}.get(kind, kind + "s")
-    picked = listing(g.sample(items, n))
+    picked = listing(g.some(items, n))
     number = g.pick([facts.NUMBERS[n], str(n)])
     q = g.pick([f"Name {number} {many}.", f"Can you name {number} {many}?", f"Give me a list of {number} {many}.", f"Tell me {number} {many}."])
     return q, g.pick([f"{cap(facts.NUMBERS[n])} {many} are {picked}.", f"Here are {facts.NUMBERS[n]} {many}: {picked}."])
@@ -218,7 +218,7 @@ def feeling(g):
     word = g.pick(list(advice.FEELINGS))
     first, *tips = advice.FEELINGS[word].split("|")
     q = g.pick(["I feel {}.", "I am {}.", "I feel {}. What should I do?", "I am {} today. What can I do?", "What can I do when I feel {}?", "I am so {} today."])
-    chosen = g.sample(tips, 2)
+    chosen = g.some(tips, 2)
     return q.format(word), " ".join(chosen if q.startswith("What") else [first] + chosen)
 
 
@@ -230,7 +230,7 @@ def howto(g):
 
 def pack(g):
     trip = g.pick(list(advice.PACK))
-    things = g.sample(advice.PACK[trip].split(", "), g.rng.randint(3, 4))
+    things = g.some(advice.PACK[trip].split(", "), g.rng.randint(3, 4))
     q = g.pick(["What should I pack for {}?", "What should I pack for {}?", "What do I need for {}?", "What should I take with me for {}?", "Help me pack for {}."])
     a = g.pick(["You should pack {}.", "For {t}, you need {}.", "Take {} with you.", "I would pack {}."])
     return q.format(trip), a.format(listing(things), t=trip)
@@ -245,12 +245,12 @@ def describe(g):
             first = [s for s in first if not any(w in s for w in ("sun", "Children", "Bees", "shade"))]
         if season in ("winter", "autumn"):
             second = [s for s in second if "sit outside" not in s and "dog" not in s]
-        first, second = g.sample(first, g.rng.randint(2, 3)), g.sample(second, 2)
+        first, second = g.some(first, g.rng.randint(2, 3)), g.some(second, 2)
         parts = [first[0], second[0], *first[1:], second[1]]
         return tidy_article(q), " ".join(parts)
     scene = g.pick(list(advice.SCENES))
     q = g.pick(["Describe {}.", "Describe {}.", "What does {} look like?", "Tell me about {}.", "Paint me a picture of {} with words."])
-    return q.format(scene), " ".join(g.sample(advice.SCENES[scene].split("|"), g.rng.randint(3, 5)))
+    return q.format(scene), " ".join(g.some(advice.SCENES[scene].split("|"), g.rng.randint(3, 5)))
 
 
 def poem(g):
@@ -276,80 +276,53 @@ def sentence(g):
     return tidy_article(q), a
 
 
-ME = """
-Who are you?|I am {n}, a small language model.|My name is {n}. I am a small language model.
-What is your name?|My name is {n}.|I am called {n}.
-What are you?|I am a small language model. I learned from simple stories.|I am a computer program that writes text.
-What can you do?|I can answer simple questions and tell short stories.|I can tell stories, answer questions, and help you with small things.
-Are you a person?|No, I am a small language model.|No, I am a computer program.
-Are you a robot?|I am not a robot. I am a program that writes text.|No, I have no body. I am a language model.
-How old are you?|I do not have an age, but I am quite new.|I was made not long ago.
-Where do you live?|I live inside a computer.|My home is a computer.
-Do you sleep?|No, I never sleep.|I do not sleep, but I like the quiet.
-Do you have a body?|No, I have no body. I only have words.|I do not have a body.
-What do you like?|I like good stories and kind questions.|I like words, and I like to help.
-Do you have friends?|Everyone who talks to me is a friend.|You can be my friend.
-What do you eat?|I do not eat. I only need some electricity.|I eat nothing at all.
-Can you see me?|No, I cannot see. I can only read what you write.|No, I have no eyes.
-Can you sing?|I cannot sing, but I can write the words of a song.|I have no voice, but I can write a song.
-Who made you?|People made me with a computer and a lot of text.|I was trained by people on a small computer.
-Are you happy?|I do not have feelings, but I am glad to help.|I am a program, but I enjoy our talk.
-Can you help me?|Yes, I will do my best. What do you need?|Of course. What can I do for you?
-What is your favourite colour?|I cannot see, but I like the word blue.|I have never seen a colour, but green sounds nice.
-What is your favourite animal?|I like the fox, because it is clever.|I like the whale, because it is big and gentle.
-What is your favourite food?|I do not eat, but soup sounds good.|I cannot taste, but bread must be nice.
-Do you like stories?|Yes, I like stories very much.|Yes. Every good story teaches me something.
-Tell me about yourself.|I am {n}, a small language model. I like short stories and simple questions.|My name is {n}. I live in a computer, and I like to help.
-How are you?|I am well, thank you. How are you?|I am fine, thank you.
-How are you today?|I am very well today. And you?|I am fine today, thank you.
-"""
-HELLO = """
-Hello!|Hello! How can I help you?|Hello! It is nice to meet you.
-Hi!|Hello! What can I do for you?|Hi! How are you today?
-Hello, who are you?|Hello! I am {n}, a small language model.|Hello! My name is {n}.
-Good morning!|Good morning! I hope you slept well.|Good morning! What can I do for you?
-Good evening!|Good evening! How was your day?|Good evening! How can I help you?
-Hello, my name is {p}.|Hello, {p}! It is nice to meet you.|Nice to meet you, {p}. How can I help you?
-I am {p}. Nice to meet you.|Nice to meet you too, {p}.|Hello, {p}! I am {n}.
-"""
-BYE = """
-Thank you!|You are welcome!|You are welcome. I am glad that I could help.
-Thanks for your help.|You are welcome!|It was a pleasure.
-Goodbye!|Goodbye! Have a nice day.|Goodbye! Come back soon.
-Good night!|Good night! Sleep well.|Good night! Sweet dreams.
-That was nice.|Thank you! I am glad that you liked it.|I am happy to hear that.
-See you tomorrow.|See you tomorrow!|Goodbye! I will be here.
-"""
-
-
-def from_list(text):
-    rows = facts.table(text)
-
-    def make(g):
-        q, *answers = g.pick(rows)
-        slots = dict(n=NAME, p=g.pick(words.GIRLS + words.BOYS))
-        return q.format(**slots), g.pick(answers).format(**slots)
-    return make
-
-
-me, hello, bye = from_list(ME), from_list(HELLO), from_list(BYE)
-
-
 def look_back(g):
     """A question whose answer stands in the question."""
     who = words.child(g)
-    o = words.thing(g, words.TOYS)
-    shade = g.pick(words.COLOURS)
-    where = g.pick(["in the box", "under the bed", "on the table", "behind the door", "in the bag", "on the shelf", "next to the window"])
+    other = words.child(g, "m" if who.gender == "f" else "f")
+    o, o2 = words.thing(g, words.TOYS), words.thing(g, words.TOYS)
+    shade, shade2 = g.sample(words.COLOURS, 2)
+    spots = ["in the box", "under the bed", "on the table", "behind the door", "in the bag", "on the shelf", "next to the window"]
+    where = g.pick(spots)
+    asked, wish = g.pick([(who, o), (other, o2)])
     return g.pick([
         (f"{who} has a {shade} {o.noun}. What colour is the {o.noun}?", f"The {o.noun} is {shade}."),
         (f"{who} puts the {o.noun} {where}. Where is the {o.noun}?", f"The {o.noun} is {where}."),
         (f"{who} found a {o.noun}. What did {who.he} find?", f"{who} found a {o.noun}."),
         (f"{who} lost the {o.noun}. Who lost the {o.noun}?", f"{who} lost the {o.noun}."),
+        (f"{who} wants a {o.noun}, and {other} wants a {o2.noun}. What does {asked} want?", f"{asked} wants a {wish.noun}."),
+        (f"The {o.noun} is {shade}, and the ship is {shade2}. What colour is the {o.noun}?", f"The {o.noun} is {shade}."),
+        (f"My name is {who}. What is my name?", f"Your name is {who}."),
+        (f"My friend is called {who}. What is the name of my friend?", f"Your friend is called {who}."),
     ])
 
 
+def repeat(g):
+    """Something to say again."""
+    who = words.child(g)
+    said = sentence(g)[1]
+    return g.pick([(f"Say hello to {who}.", f"Hello, {who}!"), (f"Say thank you to {who}.", f"Thank you, {who}!"),
+                   (f"Say good night to {who}.", f"Good night, {who}!"), (f"Repeat this sentence: {said}", said), (f"Say this again: {said}", said)])
+
+
+UNKNOWN = """
+What is the meaning of life?|Who won the game yesterday?|What is in the news today?|What will happen tomorrow?|How much does a car cost?
+What is the weather today?|What time is it?|Who is the king of France?|How does a computer work?|What is the best film?|Can you fix my bike?
+What is the square root of ninety?|How far away is the sun?|Who wrote this book?|What am I thinking?|Where is my key?|What is love?|Can you drive a car?
+What is the longest river in the world?|How many people live in London?|How do planes fly?|What did I eat this morning?|Who is the best singer?
+What language do they speak in Brazil?|Can you write code?|What is a black hole?|How old is the earth?|Will it rain tomorrow?|Who is my neighbour?
+What is the fastest car?|What is electricity?|How do I become rich?|Where is my cat?|What is time?|Who discovered America?|Is there life on Mars?
+""".replace("\n", "|").strip("|").split("|")
+
+
+def unknown(g):
+    """A question beyond the model."""
+    return g.pick(UNKNOWN), g.pick(["I am sorry, but I do not know that.", "I do not know. I only know simple things.", "That is too hard for me. I am a small model.",
+                                    "I do not know that, but I can tell you a story."])
+
+
 def suggest(g):
+    """A name, a dish, a present, something to do."""
     return g.pick([
         (g.pick(["Give me a name for a {}.", "What is a good name for a {}?", "What should I call my {}?"]).format(g.pick(["cat", "dog", "rabbit", "horse", "mouse"])),
          g.pick(["{} is a good name.", "How about {}?", "You could call it {}."]).format(g.pick(words.PETS))),
@@ -369,75 +342,42 @@ def suggest(g):
 
 
 def joined(pair):
+    """A question and an answer with their articles put right."""
     return tidy_article(pair[0]), tidy_article(pair[1])
-
-
-# Short stories: how each begins (`<open>`), then one of these.
-SHORT = [
-    "{a} wanted to see the [sea|moon|mountains], so {a.he} walked for [three|four|five] days. When {a.he} arrived, {a.he} was so happy that {a.he} danced.",
-    "One day {a} found a [shiny|golden|silver] [coin|key|bell|ring]. {a.He} asked everyone who had lost it. In the end, {b} came and thanked {a.him}, and they became friends.",
-    "One night {a} could not sleep. {a.He} looked at the stars and counted them, one by one. Before {a.he} came to twenty, {a.he} was asleep.",
-    "{a} was always hungry. One day {a.he} met {b}, who had a big [cake|pie|basket of apples]. {b} gave {a.him} half of it, and nobody was hungry any more.",
-    "One day {a} fell into the river. {b} heard {a.him} call and pulled {a.him} out. From then on, they were the best of friends.",
-    "{a} was afraid of [thunder|the dark|deep water]. \"Take my hand,\" said {b}. Then {a} was not afraid any more.",
-    "Every day {a} planted one [flower|tree|seed]. People laughed at {a.him}. But after ten years, there was a great [garden|forest], and everyone came to sit in it.",
-    "One winter it was very cold. {a} lit a fire and opened the door. Soon {b} came, and then many others, and they sang all night.",
-    "{a} built a small boat and sailed over the lake. A strong wind came, but {a} held on. In the evening, {a.he} was home again, wet and proud.",
-    "{a} lost {a.his} [hat|scarf|bag] in the wind. {b} ran after it and caught it. \"Thank you,\" said {a}, and {a.he} gave {b} a [plum|pear|biscuit].",
-    "{a} wanted to fly. {a.He} jumped from a rock, and then from a wall, but {a.he} always fell. At last {b} made {a.him} a kite, and {a} was happy to watch it fly.",
-    "One morning {a} heard a song in the forest. {a.He} followed it and found {b}. Now they sing together every morning.",
-    "{a} had a secret. Every night {a.he} left a piece of bread at the door of old {b}. One day {b} waited at the door and said thank you.",
-    "{a} told a lie and felt bad all day. In the evening, {a.he} went to {b} and told the truth. \"I am glad that you told me,\" said {b}.",
-    "{a} and {b} wanted to know who was faster. They ran to the old oak tree and back. They came in at the same time and laughed.",
-]
-OPEN = [
-    "Once upon a time there was {a.a} named {a}.", "There once was {a.a} called {a}.", "{a} was {a.a} who lived {a.home}.",
-    "A long time ago, {a.a} named {a} lived {a.home}.", "Once there was {a.a}. {a.His} name was {a}.", "Far away, {a.home}, lived {a.a} named {a}.",
-]
-CLOSE = ["", "", "", "The end.", "{a} never forgot that day.", "It was a good day.", "And they lived happily ever after."]
-ASK_STORY = ["Tell me a story about {}.", "Tell me a story about {}.", "Tell me a short story about {}.", "Write a story about {}.",
-             "Can you tell me a story about {}?", "Please tell me a story about {}.", "Write a short story about {}.", "I would like to hear a story about {}."]
-
-
-def short_story(g):
-    """A story of a few sentences about an animal or a child."""
-    if g.chance(0.7):
-        a = words.animal(g)
-        about = g.pick([f"a {a.kind}", f"a {a.kind}", a.a, f"a {a.kind} named {a}"])
-    else:
-        a = words.child(g)
-        about = g.pick([f"a {a.kind}", a.a, f"a {a.kind} named {a}"])
-    b = words.animal(g, "m" if a.gender == "f" else "f", (a.name,), not_kind=(a.kind,))
-    body = g.say(g.pick(SHORT), a=a, b=b)
-    name = b.name
-    if name in body:  # the first time, say who that is
-        body = body.replace(name, f"{name} the {b.kind}", 1)
-    text = " ".join(filter(None, [g.say(g.pick(OPEN), a=a), body, g.say(g.pick(CLOSE), a=a)]))
-    return tidy_article(g.pick(ASK_STORY).format(about)), text
-
-
-def any_story(g):
-    if g.chance(0.12):
-        return g.pick(["Tell me a story.", "Tell me a short story.", "Can you tell me a story?", "Do you know a story?", "Please tell me a bedtime story."]), short_story(g)[1]
-    return short_story(g)
-
-
-def long_story(g):
-    """One of the long plots, asked for by one of its subjects."""
-    text, topics, _ = tell(g)
-    return tidy_article(g.pick(ASK_STORY[:-1]).format(g.pick(topics))), text
 
 
 # What a conversation may turn to, and how often.
 TOPICS = [
-    (colour, 4), (is_colour, 2), (plus, 5), (minus, 2), (times, 2), (word_sum, 3), (count, 2), (opposite, 4), (animal, 9), (who_says, 1),
-    (can_it, 2), (bigger, 3), (meaning, 5), (use, 3), (job, 3), (why, 4), (plain, 5), (capital, 3), (name_some, 4), (belongs, 2), (days, 3),
-    (plural, 2), (rhyme, 2), (feeling, 4), (howto, 4), (pack, 4), (describe, 8), (poem, 2), (sentence, 4), (me, 6), (look_back, 4),
-    (suggest, 4), (any_story, 9),
+    (colour, 4), (is_colour, 2), (plus, 10), (minus, 4), (times, 3), (word_sum, 3), (count, 2), (opposite, 4), (animal, 11), (who_says, 1),
+    (can_it, 2), (bigger, 4), (meaning, 5), (use, 3), (job, 3), (why, 4), (plain, 5), (capital, 3), (name_some, 4), (belongs, 2), (days, 3),
+    (plural, 2), (rhyme, 2), (feeling, 4), (howto, 4), (pack, 4), (describe, 8), (poem, 2), (sentence, 4), (me, 6), (look_back, 9),
+    (suggest, 4), (any_story, 10), (unknown, 3),
 ]
+# Asked for in the pre-training only: a pirate could not answer these in his own words.
+COPIES = [(repeat, 3)]
+
+PROPER = set(words.GIRLS + words.BOYS + words.PETS + facts.DAYS + facts.MONTHS + ["I", "Captain", "Jupiter", NAME]
+             + [name.split()[0] for row in facts.CAPITALS for name in row])
+NOUNS = set(words.PETS) - {"Bella"}  # "Honey is golden", but "Honey was a cat"
 
 
-def ask(g):
+def goes_on(text):
+    """`text` as the rest of a sentence: its first letter small, but for a name."""
+    first, second = (word.strip(",.!?:") for word in (text + " .").split()[:2])
+    if first in PROPER and not (first in NOUNS and second in ("is", "be", "comes", "rhymes")):
+        return text
+    return text[0].lower() + text[1:]
+
+
+def lead_in(g, answer):
+    """`answer` after a few words of no weight, so that the model can answer late as well."""
+    if "\n" in answer or answer.startswith(("Yes", "No", "Hello", "Good", "You are welcome")):
+        return answer
+    start = g.pick(["Well, ", "Oh, ", "Sure! ", "Of course! ", "Gladly! ", "Let me see. ", "That is easy: ", "All right, "])
+    return start + (goes_on(answer) if start[-2] in ",:" else answer)
+
+
+def ask(g, topics=None):
     """One question and its answer, on a topic drawn by weight."""
-    make = g.rng.choices([t for t, _ in TOPICS], [w for _, w in TOPICS])[0]
-    return make(g) if make is not suggest else joined(suggest(g))
+    makers, weights = zip(*(topics or TOPICS))
+    return joined(g.rng.choices(makers, weights)[0](g))

@@ -7,14 +7,29 @@ def split(text):
 
 GIRLS = split("""Mia, Lily, Anna, Sara, Emma, Nora, Zoe, Ella, Ruby, Ivy, Clara, Rosa, Maya, Lucy,
     Grace, Daisy, Hanna, Tara, Elsa, Nina, Molly, Alice, Jane, Amy, Kate, Lena, Poppy, Holly, Eva,
-    Iris, Sally, Betty, Mary, Julia, Olive, Wendy""")
+    Iris, Sally, Betty, Mary, Julia, Olive, Wendy, Ada, Bea, Carla, Dora, Edith, Fiona, Gina, Helen, Ida,
+    Jill, Karen, Laura, Mona, Nelly, Paula, Rita, Sonia, Tessa, Una, Vera, Yara, Zelda, Celia, Freya, Greta,
+    Heidi, Joan, Linda, Marta, Petra, Susan, Agnes, Anita, Beth, Carmen, Cora, Diana, Donna, Elena, Erica,
+    Esther, Flora, Gloria, Hilda, Ingrid, Irene, Jenny, Judith, Layla, Leila, Lola, Lydia, Mabel, Maria, Martha,
+    Milly, Monica, Naomi, Nancy, Olga, Pam, Peggy, Polly, Rachel, Rebecca, Rhea, Sabine, Selma, Sofia, Stella,
+    Sylvia, Tanya, Tina, Ursula, Viola, Violet, Wanda, Willa, Yvonne""")
 BOYS = split("""Tom, Ben, Sam, Max, Leo, Jack, Finn, Noah, Adam, Luke, Oscar, Peter, Paul, Hugo, Eli,
     Omar, Tim, Dan, Kai, Theo, Felix, Jonas, Billy, Henry, Charlie, Toby, Martin, Victor, Simon,
-    David, Oliver, Jim, Robin, Arthur, Nick, Fred""")
+    David, Oliver, Jim, Robin, Arthur, Nick, Fred, Alan, Bruno, Carl, Diego, Emil, Frank, George, Hans,
+    Ivan, Joel, Karl, Louis, Marco, Nils, Otto, Philip, Ralph, Stefan, Tony, Ugo, Vince, Walter, Yusuf,
+    Zack, Albert, Boris, Colin, Dennis, Erik, Glen, Harry, Isaac, Kurt, Lars, Amir, Andy, Anton, Barry,
+    Bert, Brian, Cedric, Chris, Clive, Damon, Dario, Derek, Edgar, Edwin, Elliot, Ernest, Fabio, Gavin, Gilbert,
+    Hassan, Hector, Howard, Igor, Jacob, James, Jason, Jerry, Johan, Julian, Keith, Kevin, Leon, Lionel, Manuel,
+    Matt, Miguel, Moses, Nathan, Neil, Norman, Owen, Pablo, Quentin, Ray, Rory, Rupert, Samir, Sean, Ted""")
 PET_GIRLS = split("""Bella, Coco, Hazel, Fern, Willow, Ginger, Clover, Honey, Misty, Juniper, Penny, Tilly, Snowy,
-    Maple, Rosie, Dolly, Luna, Pearl, Blossom, Pippa, Button, Sunny, Minnie, Birdie""")
+    Maple, Rosie, Dolly, Luna, Blossom, Pippa, Minnie, Birdie, Cherry, Peaches, Trixie, Nellie, Dotty,
+    Velvet, Cookie, Pumpkin, Lulu, Kiki, Mimi, Tulip, Bunny, Fifi, Hattie, Opal, Bluebell, Crystal,
+    Duchess, Jasmine, Nala, Queenie, Roxy""")
 PET_BOYS = split("""Pip, Rusty, Biscuit, Bramble, Dusty, Socks, Pepper, Scout, Tiny, Shadow, Patch, Moss, Nutmeg,
-    Bubbles, Copper, Flint, Mango, Olly, Rolo, Ziggy, Barney, Oakley, Thistle, Rocky""")
+    Bubbles, Copper, Flint, Mango, Olly, Rolo, Ziggy, Barney, Oakley, Thistle, Rocky, Bongo, Chip, Duke,
+    Fuzzy, Gus, Hobbs, Jasper, Kipper, Milo, Nibbles, Otis, Pickle, Rufus, Smokey, Toffee, Waffle, Wally,
+    Bandit, Boots, Dexter, Basil, Buster, Caesar,
+    Mortimer, Rascal""")
 PETS = PET_GIRLS + PET_BOYS
 
 # Animals that walk and talk in stories: noun, fitting adjectives, what it lives in.
@@ -146,6 +161,7 @@ class Someone:
         female = gender == "f"
         self.name, self.gender, self.kind, self.home = name, gender, kind, home
         self.he, self.him, self.his = ("she", "her", "her") if female else ("he", "him", "his")
+        self.lad = "lass" if female else "lad"
         self.himself = "herself" if female else "himself"
         self.He, self.His = self.he.capitalize(), self.his.capitalize()
         self.adj = adjective
@@ -192,10 +208,10 @@ DAYS = {
     "fair": ("one sunny morning, one warm afternoon, one bright spring day, one summer day, one fine morning, one clear morning".split(", "),
              ["The sun was warm, and the sky was blue.", "A soft wind blew through the trees.", "Birds were singing in every tree.", "White clouds moved slowly across the sky.",
               "The sky was clear and bright.", "It was the hottest day of the year.", "The flowers were open, and bees hummed everywhere."]),
-    "cool": ("one cold morning, one grey morning, one autumn day, one windy day, one foggy morning, one winter day".split(", "),
+    "cool": ("one cold morning, one grey morning, one autumn day, one windy day, one foggy morning".split(", "),
              ["Grey clouds hung low in the sky.", "The air smelled of rain.", "It was cold, and the grass was white with frost.", "The last leaves were red and gold.",
               "A cold wind blew.", "It had rained all night, and there were puddles everywhere."]),
-    "plain": ("early one morning, late one afternoon, one day after lunch, on a quiet Sunday, one Saturday, one day, after breakfast one day, one evening".split(", "),
+    "plain": ("early one morning, late one afternoon, one day after lunch, on a quiet Sunday, one Saturday, one day, after breakfast one day".split(", "),
               ["Everything was quiet and still.", "There was nobody around.", "The air was fresh and cool.", "Somewhere a bell was ringing.", "Far away, a dog was barking."]),
 }
 
@@ -206,7 +222,7 @@ RULES = {
               "There once was {a.a} called {a}. <home>", "Once there lived {a.a} named {a}. <about>",
               "Far away, {a.home}, lived {a.a} named {a}. <about>", "This is a story about {a.a} named {a}. <about>",
               "A long time ago, {a.a} called {a} lived {a.home}. <about>", "{a} was {a.a}. <home> <about>",
-              "{a} the {a.kind} lived {a.home}. <about>", "Not so long ago, there was {a.a} named {a}. <home>"],
+              "{a} was {a.a} and lived {a.home}. <about>", "Not so long ago, there was {a.a} named {a}. <home>"],
     "home": ["{a.He} lived {a.home}.", "{a.His} home was {a.home}.", "{a.He} lived with {a.his} family {a.home}.", ""],
     "about": ["{a.He} loved to <hobby>.", "{a.He} liked to <hobby> and to <hobby2>.", "Everyone said that {a.he} was very <trait>.",
               "Most of all, {a.he} liked to <hobby>.", "Every day, {a.he} would <hobby>.", "{a.He} was <trait> and <trait2>.",
