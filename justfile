@@ -1,0 +1,28 @@
+# What CI runs, and what a contributor does.
+
+# Format, lint, docs.
+check:
+    cargo fmt --check
+    cargo clippy --release --all-targets -- -D warnings
+    cargo clippy --release --lib --no-default-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+
+# All tests.
+test:
+    cargo test --release
+
+# Our ops against their references.
+bench:
+    cargo bench --bench ops
+
+# Against the peers from PyPI; `python` has benches/peers/requirements.txt.
+peers python="python3":
+    {{python}} benches/peers/run.py
+
+# docs/benchmarks.md and the README's table, from the committed results.
+report python="python3":
+    {{python}} benches/peers/table.py
+
+# The goldens, from transformers and peft; `python` has tests/fixtures/requirements.txt.
+goldens python="python3":
+    {{python}} tests/fixtures/make.py
