@@ -122,11 +122,21 @@ pub(crate) fn max<T: Element>(row: &[T]) -> f32 {
 /// `out = e^(row - shift)`, and its sum.
 #[inline(always)]
 pub(crate) fn exp_sum<T: Element>(row: &[T], shift: f32, out: &mut [f32]) -> f32 {
-    for (o, v) in out.iter_mut().zip(row) {
-        *o = exp(v.to_f32() - shift);
+    let out = &mut out[..row.len()];
+    let mut lanes = [0f32; LANES];
+    let whole = row.len() - row.len() % LANES;
+    for (out, row) in out[..whole].chunks_exact_mut(LANES).zip(row[..whole].chunks_exact(LANES)) {
+        for l in 0..LANES {
+            let e = exp(row[l].to_f32() - shift);
+            out[l] = e;
+            lanes[l] += e;
+        }
     }
-    let out = &out[..row.len()];
-    sum_by(out.len(), |i| out[i])
+    for ((o, v), sum) in out[whole..].iter_mut().zip(&row[whole..]).zip(&mut lanes) {
+        *o = exp(v.to_f32() - shift);
+        *sum += *o;
+    }
+    sum_lanes(lanes)
 }
 
 /// A vector of `n` elements for a kernel to fill.

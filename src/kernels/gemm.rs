@@ -229,10 +229,17 @@ fn gemv<T: Element>(
     }
     // Rows of weights are split over the threads, so the output is built transposed: n x m.
     let mut y: Vec<f32> = uninit(m * n);
-    let run = cpu::rows_per_task(n, k).next_multiple_of(4);
     let body = |j0: usize, out: &mut [f32]| {
         if m == 1 && w.cs == k && k > 0 {
-            dots(&wide, &w.data[j0 * k..][..out.len() * k], out);
+            let rows = &w.data[j0 * k..][..out.len() * k];
+            #[cfg(target_arch = "x86_64")]
+            if Kind::of(T::DTYPE) == Some(Kind::Bf16) {
+                super::tiles::dots_bf16(&cast(x).data[..k], cast(Mat::rows(rows, k)).data, out);
+            } else {
+                dots(&wide, rows, out);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            dots(&wide, rows, out);
         } else {
             for (j, out) in out.chunks_exact_mut(m).enumerate() {
                 let row = &w.data[(j0 + j) * w.cs..][..k];
@@ -251,6 +258,8 @@ fn gemv<T: Element>(
             }
         }
     };
+    // Few, large tasks: waking a thread costs as much as a row of weights.
+    let run = if n * k < 64 * 1024 { n } else { n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16) };
     match run >= n {
         true => body(0, &mut y),
         false => y.par_chunks_mut(run * m).enumerate().for_each(|(i, out)| body(i * run, out)),

@@ -271,6 +271,50 @@ unsafe fn transpose(x: *const u32, stride: usize, rows: usize, cols: usize, here
     }
 }
 
+/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`.
+pub(super) fn dots_bf16(x: &[bf16], w: &[bf16], y: &mut [f32]) {
+    assert!(Kind::of(DType::BF16).is_some() && w.len() == x.len() * y.len());
+    // SAFETY: the CPU has the instruction, and `w` holds a row for each result.
+    unsafe { dots_bf16_avx512(x, w.as_ptr(), y) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn dots_bf16_avx512(x: &[bf16], w: *const bf16, y: &mut [f32]) {
+    const ROWS: usize = 4;
+    let k = x.len();
+    let tail = ((1u64 << (k % 32)) - 1) as u32;
+    // SAFETY: loads stay inside `k` elements of each row, by their masks at its end.
+    unsafe {
+        let load = |p: *const bf16, i: usize| -> __m512bh {
+            std::mem::transmute(match i + 32 <= k {
+                true => _mm512_loadu_si512(p.add(i).cast()),
+                false => _mm512_maskz_loadu_epi16(tail, p.add(i).cast()),
+            })
+        };
+        for (j, y) in y.chunks_mut(ROWS).enumerate() {
+            // A last run of fewer rows computes its last row again.
+            let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * k);
+            let rows: [*const bf16; ROWS] = std::array::from_fn(row);
+            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+            for i in (0..k).step_by(64) {
+                let low = load(x.as_ptr(), i);
+                for r in 0..ROWS {
+                    sums[r][0] = _mm512_dpbf16_ps(sums[r][0], low, load(rows[r], i));
+                }
+                if i + 32 < k {
+                    let high = load(x.as_ptr(), i + 32);
+                    for r in 0..ROWS {
+                        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], high, load(rows[r], i + 32));
+                    }
+                }
+            }
+            for (y, sum) in y.iter_mut().zip(&sums) {
+                *y = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+            }
+        }
+    }
+}
+
 macro_rules! kernel {
     ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {
         /// One tile: `acc = sum over words of a[word][i] b[word][j]`.
