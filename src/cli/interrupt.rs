@@ -1,17 +1,23 @@
 //! Ctrl-C and SIGTERM: the first asks a run to save and stop, the second ends the process.
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// The exit status of a run that was stopped: 128 and the number of SIGINT, as shells have it.
+pub const STATUS: u8 = 130;
+
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Starts listening.
-pub fn install() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
+/// Starts listening; `answer` is what the first Ctrl-C is told.
+pub fn install(answer: Option<&'static str>) -> anyhow::Result<()> {
+    ctrlc::set_handler(move || {
         if REQUESTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            std::process::exit(STATUS.into());
         }
-        eprintln!("\nstopping after this step; once more to stop at once");
+        if let Some(answer) = answer {
+            writeln!(std::io::stderr(), "\n{answer}").ok();
+        }
     })?;
     Ok(())
 }

@@ -1,14 +1,24 @@
 //! The command line: one verb, one file.
 
+mod finetune;
+mod generate;
 mod interrupt;
+mod precision;
+mod progress;
+mod quickstart;
+mod terminal;
 mod train;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Fine-tune and run open LLMs.
 #[derive(Debug, Parser)]
 #[command(name = "metal-candle", version, about, propagate_version = true)]
+#[command(after_help = "Start with `metal-candle quickstart`: it needs no model and no network.
+
+Exit status: 0 done, 1 an error, 2 wrong usage, 130 stopped by Ctrl-C (what was learned is saved).")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -20,13 +30,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Quickstart(quickstart::Args),
     Train(Box<train::Args>),
+    Generate(Box<generate::Args>),
 }
+
+/// Lines of an error that are shown; a wrong checkpoint can have a problem for every tensor.
+const ERROR_LINES: usize = 12;
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
+        Ok(()) if interrupt::requested() => ExitCode::from(interrupt::STATUS),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed pipe is how `| head` ends a listing, not an error.
@@ -36,7 +52,13 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("error: {error:#}");
+            let text = format!("{error:#}");
+            let lines: Vec<&str> = text.lines().collect();
+            let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");
+            if lines.len() > ERROR_LINES {
+                shown += &format!("\n  ... and {} more", lines.len() - ERROR_LINES);
+            }
+            writeln!(std::io::stderr(), "error: {shown}").ok();
             ExitCode::FAILURE
         }
     }
@@ -49,12 +71,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         pool = pool.num_threads(threads);
     }
     pool.build_global()?;
-    interrupt::install()?;
+    interrupt::install(match cli.verb {
+        Verb::Generate(_) => None,
+        _ => Some("stopping after this step; once more to stop at once"),
+    })?;
     // On a thread of the pool, parallel work starts without a hand-over from outside.
     let (sender, receiver) = std::sync::mpsc::channel();
     rayon::spawn(move || {
         let result = match cli.verb {
+            Verb::Quickstart(args) => quickstart::run(&args),
             Verb::Train(args) => train::run(*args),
+            Verb::Generate(args) => generate::run(*args),
         };
         sender.send(result).ok();
     });

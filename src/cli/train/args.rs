@@ -1,11 +1,11 @@
 //! The options of `train`: flags over the YAML file of `--config` over defaults, named as in `mlx_lm.lora`.
 
+use super::super::precision::Precision;
 use crate::load::{PeftConfig, TargetModules};
 use crate::train::data::{Features, Mask};
 use crate::train::optim::AdamWConfig;
 use crate::train::schedule::{Schedule, Shape};
 use anyhow::{Context, bail, ensure};
-use candle_core::DType;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -30,33 +30,6 @@ pub enum Optimizer {
     Adamw,
     /// AdamW without weight decay
     Adam,
-}
-
-/// What is computed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// bf16 for a bf16 checkpoint on a CPU with AVX-512 BF16, else f32
-    #[default]
-    Auto,
-    /// 32-bit floats
-    F32,
-    /// bfloat16, accumulated in f32
-    Bf16,
-}
-
-impl Precision {
-    /// The dtype, for a checkpoint stored in `stored`.
-    pub fn dtype(self, stored: Option<DType>) -> DType {
-        match self {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::Auto if stored == Some(DType::BF16) && crate::kernels::gemm::fast_bf16() => {
-                DType::BF16
-            }
-            Precision::Auto => DType::F32,
-        }
-    }
 }
 
 /// Which tokens are trained.

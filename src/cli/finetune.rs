@@ -1,0 +1,156 @@
+//! A fine-tuning run as the command line shows it: what `train` and `quickstart` share.
+
+use super::interrupt;
+use super::progress::Progress;
+use super::terminal::Lines;
+use crate::generate::{FinishReason, GenerateOptions, generate_batch};
+use crate::load::{ChatTemplate, ModelDir, Tokenizer};
+use crate::models::Model;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::data::{Row, Splits};
+use crate::train::memory::MemoryPlan;
+use crate::train::metrics;
+use crate::train::report::{self, Report, Sample};
+use crate::train::trainer::{Outcome, TrainOptions, train};
+use std::path::Path;
+
+/// A model and its data, ready to be trained.
+pub struct FineTune {
+    /// Where the model comes from.
+    pub dir: ModelDir,
+    /// The model, with what is to be trained.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its chat template.
+    pub template: Option<ChatTemplate>,
+    /// The data.
+    pub splits: Splits,
+    /// What is saved.
+    pub checkpoint: Checkpoint,
+    /// How it is trained.
+    pub options: TrainOptions,
+}
+
+/// Something to be answered before and after.
+pub struct Prompt {
+    /// What is shown.
+    pub text: String,
+    /// What the model reads.
+    pub ids: Vec<u32>,
+}
+
+impl FineTune {
+    /// The parameters of the model, and how many of them are trained.
+    pub fn parameters(&self) -> (usize, usize) {
+        let trained = self.model.trainable().iter().map(|(_, var)| var.elem_count()).sum();
+        (self.model.parameter_count(), trained)
+    }
+
+    /// What the run will hold in memory, at the longest row.
+    pub fn memory_plan(&self) -> MemoryPlan {
+        let longest = self.splits.train.rows.iter().map(Row::positions).max().unwrap_or(0);
+        let len = longest.next_multiple_of(8);
+        MemoryPlan::new(&self.model, self.options.batch_size, len, self.options.grad_checkpoint)
+    }
+
+    /// A question as the model is asked it: through its chat template, if it has one.
+    pub fn prompt(&self, text: &str) -> anyhow::Result<Prompt> {
+        let ids = match &self.template {
+            Some(template) => {
+                let messages = [serde_json::json!({"role": "user", "content": text})];
+                let rendered = template.render(&messages, None, true, &serde_json::Map::new())?;
+                self.tokenizer.encode(&rendered, false)?
+            }
+            None => self.tokenizer.encode(text, true)?,
+        };
+        Ok(Prompt { text: text.to_string(), ids })
+    }
+
+    /// What the model says to each prompt, greedily; an answer cut at `max_tokens` ends in an ellipsis.
+    pub fn answers(&self, prompts: &[Prompt], max_tokens: usize) -> anyhow::Result<Vec<String>> {
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+        let room = self.model.config.max_position_embeddings.saturating_sub(longest);
+        let mut options = GenerateOptions::for_model(&self.dir.generation_config()?, &self.tokenizer);
+        options.sampler = Default::default();
+        options.max_tokens = Some(max_tokens.min(room).max(1));
+        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+        let answers = generate_batch(&self.model, &self.tokenizer, &ids, &options, |_| interrupt::flow())?;
+        let text = |answer: crate::generate::Generation| match answer.finish_reason {
+            FinishReason::Length => format!("{} …", answer.text.trim()),
+            _ => answer.text.trim().to_string(),
+        };
+        Ok(answers.into_iter().map(text).collect())
+    }
+
+    /// Trains, showing how it goes, in few lines if `brief`.
+    pub fn train(&self, lines: Lines, brief: bool) -> anyhow::Result<Outcome> {
+        let mut progress = Progress::new(self.options.iters, lines, brief);
+        let outcome = train(&self.model, &self.splits, &self.checkpoint, &self.options, |event| {
+            progress.event(event);
+            interrupt::flow()
+        });
+        progress.close();
+        Ok(outcome?)
+    }
+
+    /// The prompts with what was said `before`, and what is said now; nothing if the run was stopped.
+    pub fn samples(
+        &self,
+        prompts: Vec<Prompt>,
+        before: Vec<String>,
+        max_tokens: usize,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let after = self.answers(&prompts, max_tokens)?;
+        if interrupt::requested() {
+            return Ok(Vec::new());
+        }
+        let said = prompts.into_iter().zip(before).zip(after);
+        Ok(said.map(|((prompt, before), after)| Sample { prompt: prompt.text, before, after }).collect())
+    }
+
+    /// Writes the report of a finished run on the data that `data` names.
+    pub fn report(
+        &self,
+        path: &Path,
+        data: &str,
+        outcome: &Outcome,
+        samples: &[Sample],
+        test_loss: Option<f64>,
+    ) -> anyhow::Result<()> {
+        let metrics = metrics::read(&self.options.output.join("metrics.jsonl"))?;
+        let title = format!("{} fine-tuned", self.dir.path.display());
+        let subtitle = format!("{} steps in {:.0} s on {data}", outcome.steps, outcome.seconds);
+        let config = self.configuration(data)?;
+        let (title, subtitle) = (title.as_str(), subtitle.as_str());
+        Ok(report::write(
+            path,
+            &Report { title, subtitle, config: &config, metrics: &metrics, samples, test_loss },
+        )?)
+    }
+
+    /// What the run was made of.
+    fn configuration(&self, data: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let o = &self.options;
+        let mut shown = vec![
+            ("model", self.dir.path.display().to_string()),
+            ("data", data.to_string()),
+            ("dtype", format!("{:?}", self.model.dtype())),
+            ("iters", o.iters.to_string()),
+            ("batch_size", o.batch_size.to_string()),
+            ("grad_accumulation_steps", o.grad_accumulation_steps.to_string()),
+            ("lr_schedule", serde_json::to_string(&o.schedule)?),
+            ("optimizer", serde_json::to_string(&o.optimizer)?),
+            ("max_grad_norm", o.max_grad_norm.map_or("none".into(), |n| n.to_string())),
+            ("grad_checkpoint", o.grad_checkpoint.to_string()),
+            ("seed", o.seed.to_string()),
+            ("version", env!("CARGO_PKG_VERSION").into()),
+        ];
+        if let Checkpoint::Lora(lora) = &self.checkpoint {
+            shown.push(("rank", lora.r.to_string()));
+            shown.push(("lora_alpha", lora.lora_alpha.to_string()));
+            shown.push(("lora_dropout", lora.lora_dropout.to_string()));
+        }
+        Ok(shown.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+    }
+}

@@ -1,0 +1,119 @@
+//! From what the user typed to the tokens that the model reads.
+
+use crate::load::{ChatTemplate, Tokenizer};
+use anyhow::{Context, bail, ensure};
+use serde_json::{Map, Value, json};
+use std::io::Read;
+
+/// The prompt of the flag, or of stdin if that is `-`.
+pub fn read(given: &str) -> anyhow::Result<String> {
+    let text = match given {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("--prompt -: stdin")?;
+            // The line end that `echo` and editors add is not part of the question.
+            text.strip_suffix('\n')
+                .map(|text| text.strip_suffix('\r').unwrap_or(text))
+                .unwrap_or(&text)
+                .to_string()
+        }
+        text => text.replace("\\n", "\n").replace("\\t", "\t"),
+    };
+    ensure!(!text.is_empty(), "--prompt: wants text to answer, got none");
+    Ok(text)
+}
+
+/// The value as an object.
+pub fn object(value: Value) -> anyhow::Result<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => bail!("wants a JSON object, got {other}"),
+    }
+}
+
+/// The variables of a chat template.
+pub fn variables(text: &str) -> anyhow::Result<Map<String, Value>> {
+    let wants = || format!("--chat-template-config: wants a JSON object, got {text}");
+    object(serde_json::from_str(text).with_context(wants)?).with_context(|| "--chat-template-config")
+}
+
+/// What the prompt is made of.
+pub struct Parts<'a> {
+    /// What the user asks.
+    pub prompt: &'a str,
+    /// What the model is told before.
+    pub system: Option<&'a str>,
+    /// How the answer begins.
+    pub prefill: Option<&'a str>,
+    /// The chat template's own variables.
+    pub variables: Map<String, Value>,
+}
+
+impl Parts<'_> {
+    /// The tokens: the conversation through the chat template, or the prompt as it is if there is none.
+    pub fn encode(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> anyhow::Result<Vec<u32>> {
+        let Some(template) = template else {
+            for (flag, given) in [("--system-prompt", self.system), ("--prefill-response", self.prefill)] {
+                ensure!(given.is_none(), "{flag}: wants a model with a chat template, got one without");
+            }
+            return Ok(tokenizer.encode(self.prompt, true)?);
+        };
+        Ok(tokenizer.encode(&self.render(template)?, false)?)
+    }
+
+    fn render(&self, template: &ChatTemplate) -> anyhow::Result<String> {
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let system = self.system.map(|text| message("system", text));
+        let mut messages: Vec<Value> = system.into_iter().chain([message("user", self.prompt)]).collect();
+        let Some(prefill) = self.prefill else {
+            return Ok(template.render(&messages, None, true, &self.variables)?);
+        };
+        messages.push(message("assistant", prefill));
+        let text = template.render(&messages, None, false, &self.variables)?;
+        continued(&text, prefill)
+            .with_context(|| "--prefill-response: wants a chat template that shows it, got one that does not")
+    }
+}
+
+/// The rendered conversation up to the end of its last message, as transformers' `continue_final_message`.
+fn continued(text: &str, last: &str) -> Option<String> {
+    let at = text.rfind(last.trim())?;
+    // Some templates trim messages; the spaces after one stay where the template leaves them.
+    let end = match text[at..].starts_with(last.trim_start()) {
+        true => at + last.trim_start().len(),
+        false => at + last.trim().len(),
+    };
+    Some(text[..end].to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_goes_on_where_its_beginning_ends() {
+        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}\
+            {% if add_generation_prompt %}<assistant>{% endif %}";
+        let template = ChatTemplate::new(template, None, None).unwrap();
+        let mut parts =
+            Parts { prompt: "hi", system: Some("be brief"), prefill: None, variables: Map::new() };
+        assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>");
+        parts.prefill = Some("Sure, ");
+        assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>Sure,");
+        assert_eq!(continued("<a>Sure, </s>", "Sure, ").unwrap(), "<a>Sure, ");
+    }
+
+    #[test]
+    fn a_prompt_has_mlx_lm_s_escapes_and_is_not_empty() {
+        assert_eq!(read(r"a\nb\tc").unwrap(), "a\nb\tc");
+        assert!(read("").unwrap_err().to_string().contains("--prompt: wants text"));
+    }
+
+    #[test]
+    fn template_variables_are_an_object() {
+        assert_eq!(variables(r#"{"enable_thinking": false}"#).unwrap()["enable_thinking"], false);
+        for bad in ["[1]", "{", "thinking"] {
+            assert!(format!("{:#}", variables(bad).unwrap_err()).contains("--chat-template-config"), "{bad}");
+        }
+    }
+}
