@@ -114,10 +114,7 @@ struct Answer<'a> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt::read(&args.prompt)?;
     let dir = ModelDir::resolve(&args.model)?;
-    let config = Config::from_json(
-        &dir.path.join("config.json").display().to_string(),
-        prompt::object(dir.config_json()?)?,
-    )?;
+    let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let template = template.filter(|_| !args.ignore_chat_template);
     let ids = args.parts(&prompt)?.encode(&tokenizer, template.as_ref())?;

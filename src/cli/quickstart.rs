@@ -8,7 +8,6 @@ use crate::load::{ModelDir, PeftConfig, TargetModules, atomic};
 use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, Dataset, Mask, ModelEncoder, Splits};
-use crate::train::optim::AdamWConfig;
 use crate::train::report::Sample;
 use crate::train::schedule::{Schedule, Shape};
 use crate::train::trainer::{Outcome, TrainOptions};
@@ -114,8 +113,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     };
     let splits = Splits { train: read(&DATA[0])?, valid: read(&DATA[1])?, test: Dataset::default() };
 
-    let config = dir.config_json()?.as_object().cloned().context("config.json: wants an object")?;
-    let config = Config::from_json("config.json", config)?;
+    let config = Config::open(&dir)?;
     let dtype = Precision::Auto.dtype(config.dtype);
     let mut model = Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?;
     let lora = PeftConfig {
@@ -129,17 +127,14 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let options = TrainOptions {
         iters: args.iters,
         batch_size: 8,
-        grad_accumulation_steps: 1,
         schedule: Schedule::over(Shape::Cosine, 2e-3, 0.0, args.iters.min(10) / 2, args.iters)?,
-        optimizer: AdamWConfig::default(),
-        max_grad_norm: Some(1.0),
-        steps_per_report: args.iters.div_ceil(8),
+        steps_per_report: args.iters.div_ceil(4),
         steps_per_eval: args.iters.div_ceil(4),
         val_batches: None,
         save_every: args.iters,
-        grad_checkpoint: false,
         seed: args.seed,
         output: args.out.join("adapter"),
+        ..TrainOptions::default()
     };
     Ok(FineTune { dir, model, tokenizer, template, splits, checkpoint: Checkpoint::Lora(lora), options })
 }

@@ -99,6 +99,13 @@ impl Decay {
     }
 }
 
+/// A constant 1e-5, as `mlx_lm.lora`.
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule { decay: Decay::Constant { init: 1e-5 }, warmup: 0, warmup_init: 0.0 }
+    }
+}
+
 impl Schedule {
     /// A schedule with a warm-up of `warmup` steps (0: none) from `warmup_init`.
     ///

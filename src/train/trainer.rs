@@ -45,6 +45,27 @@ pub struct TrainOptions {
     pub output: PathBuf,
 }
 
+/// As `mlx_lm.lora`: 1000 steps of 4 rows at 1e-5, into `adapters`.
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            iters: 1000,
+            batch_size: 4,
+            grad_accumulation_steps: 1,
+            schedule: Schedule::default(),
+            optimizer: AdamWConfig::default(),
+            max_grad_norm: Some(1.0),
+            steps_per_report: 10,
+            steps_per_eval: 200,
+            val_batches: Some(25),
+            save_every: 100,
+            grad_checkpoint: false,
+            seed: 0,
+            output: "adapters".into(),
+        }
+    }
+}
+
 /// What happened, for a progress display.
 #[derive(Clone, Debug)]
 pub enum Event {

@@ -258,11 +258,6 @@ impl Args {
         self.data.as_deref().context("--data: wants a directory or a JSONL file, got none")
     }
 
-    /// Where the run writes.
-    pub fn output(&self) -> PathBuf {
-        self.adapter_path.clone().unwrap_or_else(|| "adapters".into())
-    }
-
     /// The LoRA, for a model of `layers` layers whose modules are `modules`.
     pub fn lora(&self, layers: usize) -> anyhow::Result<PeftConfig> {
         let given = self.lora_parameters.clone().unwrap_or_default();
@@ -351,9 +346,9 @@ impl Args {
 }
 
 /// A count of batches, where -1 is all of them.
-pub fn batches(given: Option<i64>, default: usize, flag: &str) -> anyhow::Result<Option<usize>> {
+pub fn batches(given: Option<i64>, default: Option<usize>, flag: &str) -> anyhow::Result<Option<usize>> {
     match given {
-        None => Ok(Some(default)),
+        None => Ok(default),
         Some(-1) => Ok(None),
         Some(n) if n >= 0 => Ok(Some(n as usize)),
         Some(n) => bail!("{flag}: wants -1 or at least 0, got {n}"),

@@ -48,14 +48,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let dir = ModelDir::resolve(args.model()?)?;
     let full = args.fine_tune_type.unwrap_or_default() == FineTuneType::Full;
     ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got lora");
-    let iters = args.iters.unwrap_or(1000);
+    let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
-    let config = match dir.config_json()? {
-        serde_json::Value::Object(map) => {
-            Config::from_json(&dir.path.join("config.json").display().to_string(), map)?
-        }
-        _ => anyhow::bail!("{}: wants an object in config.json", dir.path.display()),
-    };
+    let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let seed = args.seed.unwrap_or(0);
     let encoder = ModelEncoder::new(&tokenizer, template.as_ref());
@@ -100,20 +95,21 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
             Checkpoint::Lora(lora)
         }
     };
+    let usual = TrainOptions::default();
     let options = TrainOptions {
         iters,
-        batch_size: args.batch_size.unwrap_or(4),
-        grad_accumulation_steps: args.grad_accumulation_steps.unwrap_or(1),
+        batch_size: args.batch_size.unwrap_or(usual.batch_size),
+        grad_accumulation_steps: args.grad_accumulation_steps.unwrap_or(usual.grad_accumulation_steps),
         schedule: args.schedule(iters)?,
         optimizer: args.adamw(),
-        max_grad_norm: Some(args.max_grad_norm.unwrap_or(1.0)).filter(|n| *n > 0.0),
-        steps_per_report: args.steps_per_report.unwrap_or(10),
-        steps_per_eval: args.steps_per_eval.unwrap_or(200),
-        val_batches: args::batches(args.val_batches, 25, "--val-batches")?,
-        save_every: args.save_every.unwrap_or(100),
+        max_grad_norm: args.max_grad_norm.or(usual.max_grad_norm).filter(|norm| *norm > 0.0),
+        steps_per_report: args.steps_per_report.unwrap_or(usual.steps_per_report),
+        steps_per_eval: args.steps_per_eval.unwrap_or(usual.steps_per_eval),
+        val_batches: args::batches(args.val_batches, usual.val_batches, "--val-batches")?,
+        save_every: args.save_every.unwrap_or(usual.save_every),
         grad_checkpoint: args.grad_checkpoint,
         seed,
-        output: args.output(),
+        output: args.adapter_path.clone().unwrap_or(usual.output),
     };
     // What cannot be written is better known before the training than after it.
     std::fs::create_dir_all(&options.output).map_err(crate::Error::io(&options.output))?;
@@ -209,7 +205,7 @@ fn test(args: &Args, run: &FineTune, outcome: &Outcome) -> anyhow::Result<Option
     if !args.test || outcome.interrupted {
         return Ok(None);
     }
-    let limit = args::batches(args.test_batches, 500, "--test-batches")?;
+    let limit = args::batches(args.test_batches, Some(500), "--test-batches")?;
     let loss =
         evaluate(&run.model, &run.splits.test, run.options.batch_size, limit, |_, _| interrupt::flow())?;
     Ok((!interrupt::requested()).then_some(loss))

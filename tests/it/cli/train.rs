@@ -1,0 +1,148 @@
+//! `metal-candle train`.
+
+use super::{Place, jsonl, rows};
+
+#[test]
+fn every_form_of_data_is_learned() {
+    for form in ["text", "completion", "chat", "tools"] {
+        let place = Place::new();
+        place.model("llama").write("data/train.jsonl", rows(form)).write("data/valid.jsonl", rows(form));
+        let mask = if form == "text" { "" } else { "--mask-prompt" };
+        let ended = place
+            .run(&format!(
+                "train --model model --data data --iters 15 --steps-per-report 5 --learning-rate 5e-3 --rank 4 \
+                 --scale 2 --save-every 10 --adapter-path out {mask}"
+            ))
+            .ok();
+        assert!(ended.stdout.contains("Iter 15: Train loss"), "{form}: {}", ended.stdout);
+        assert!(ended.stdout.contains("Memory plan"), "{form}: {}", ended.stdout);
+        for dir in ["out", "out/best", "out/checkpoint-10"] {
+            for file in ["adapter_model.safetensors", "adapter_config.json"] {
+                assert!(place.path(dir).join(file).is_file(), "{form}: {dir}/{file}");
+            }
+        }
+        let report = std::fs::read_to_string(place.path("out/report.html")).unwrap();
+        assert!(report.contains("<svg") && report.contains("adapter") || report.contains("rank"), "{form}");
+
+        let metrics = jsonl(&place.path("out/metrics.jsonl"));
+        let train: Vec<_> = metrics.iter().filter(|m| m.get("loss").is_some()).collect();
+        assert_eq!(
+            train.iter().map(|m| m["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+            [5, 10, 15],
+            "{form}"
+        );
+        for line in &train {
+            for key in ["loss", "lr", "tokens_per_s", "tokens", "peak_mem_gb", "seconds"] {
+                assert!(
+                    line[key].as_f64().is_some_and(|x| x.is_finite() && x >= 0.0),
+                    "{form}: {key}: {line}"
+                );
+            }
+        }
+        let valid: Vec<f64> = metrics.iter().filter_map(|m| m.get("valid_loss")?.as_f64()).collect();
+        assert!(valid.len() == 2 && valid[1] < valid[0] - 0.05, "{form}: {valid:?}");
+    }
+}
+
+#[test]
+fn flags_win_over_yaml_and_yaml_over_defaults() {
+    let place = Place::new();
+    place.model("llama").write("data.jsonl", rows("text")).write(
+        "lora.yaml",
+        "model: model\ndata: data.jsonl\niters: 7\nlearning_rate: 1e-3\nsteps_per_report: 1\n\
+         adapter_path: from_yaml\nlora_parameters: {rank: 2, scale: 3.0, dropout: 0.1, keys: [self_attn.q_proj]}\n",
+    );
+    place.run("train -c lora.yaml --iters 3 --adapter-path from_flag").ok();
+    assert!(!place.path("from_yaml").exists());
+    let metrics = jsonl(&place.path("from_flag/metrics.jsonl"));
+    let steps: Vec<_> = metrics.iter().filter(|m| m.get("loss").is_some()).collect();
+    assert_eq!(steps.len(), 3);
+    assert_eq!(steps[0]["lr"], 1e-3);
+    let config = std::fs::read_to_string(place.path("from_flag/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&2.into(), &6.0.into()), "{config}");
+    assert_eq!(config["target_modules"], serde_json::json!(["self_attn.q_proj"]));
+    assert_eq!(config["lora_dropout"], 0.1);
+
+    place.write("bad.yaml", "model: model\nlearning_rat: 1e-3\n");
+    let error = place.run("train -c bad.yaml").error();
+    assert!(error.contains("bad.yaml") && error.contains("learning_rat"), "{error}");
+}
+
+#[test]
+fn full_fine_tuning_leaves_a_model_directory() {
+    let place = Place::new();
+    place.model("qwen3").write("data.jsonl", rows("text"));
+    let line =
+        "train --model model --data data.jsonl --fine-tune-type full --iters 2 --adapter-path out --json";
+    let ended = place.run(line).ok();
+    let result = ended.json();
+    assert_eq!((&result["steps"], &result["interrupted"]), (&2.into(), &false.into()), "{result}");
+    assert!(ended.stderr.contains("Next: "), "{}", ended.stderr);
+    place.run("generate --model out --prompt hello --max-tokens 2").ok();
+}
+
+#[test]
+fn wrong_input_is_one_clear_error() {
+    let place = Place::new();
+    place.model("llama").write("data/train.jsonl", rows("text"));
+    place.write("bad/train.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");
+    place.write("mixed/train.jsonl", "{\"text\": \"a\"}\n{\"prompt\": \"a\"}\n");
+    place.write("empty/train.jsonl", "").write("a_file", "");
+    let flags = "--iters 1 --adapter-path out";
+    for (line, words) in [
+        ("--model nowhere --data data", vec!["nowhere: wants a model directory", "no such directory"]),
+        ("--model org/name --data data", vec!["org/name", "hf download org/name"]),
+        ("--model model --data nowhere", vec!["nowhere: wants a JSONL file"]),
+        ("--model model --data bad", vec!["bad/train.jsonl:2: wants"]),
+        ("--model model --data mixed", vec!["mixed/train.jsonl:2: wants"]),
+        ("--model model --data empty", vec!["empty/train.jsonl", "no rows"]),
+        ("--model model --data data --mask-prompt", vec!["data/train.jsonl", "rows of plain text"]),
+        ("--model model --data data --adapter-path a_file/out", vec!["a_file/out"]),
+        ("--model model --data data --target-modules x_proj", vec!["target_modules", "x_proj", "q_proj"]),
+        ("--model model --data data --test", vec!["--test: wants test.jsonl"]),
+        ("--model model --data data --rank 0", vec!["--rank: wants at least 1"]),
+        ("--data data", vec!["--model: wants"]),
+        ("--model model", vec!["--data: wants"]),
+        ("--config nowhere.yaml", vec!["nowhere.yaml"]),
+    ] {
+        let flags = if line.contains("--adapter-path") { "--iters 1" } else { flags };
+        let error = place.run(&format!("train {line} {flags}")).error();
+        assert_eq!(error.lines().count(), 1, "{line}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+    assert!(!place.path("out/adapter_model.safetensors").exists());
+}
+
+#[test]
+fn a_broken_model_is_one_clear_error() {
+    let place = Place::new();
+    place.model("llama").write("data.jsonl", rows("text"));
+    let run = || place.run("train --model model --data data.jsonl --iters 1 --adapter-path out").error();
+
+    let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
+    place
+        .write("model/config.json", config.replace("\"model_type\": \"llama\"", "\"model_type\": \"mamba\""));
+    let error = run();
+    assert!(error.contains("mamba") && error.contains("llama") && error.contains("config.json"), "{error}");
+    place.write("model/config.json", "{");
+    assert!(run().contains("model/config.json: wants"), "{}", run());
+    place.write("model/config.json", config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"));
+    let error = run();
+    assert!(error.contains("model.embed_tokens.weight: wants shape [288, 64], got [288, 32]"), "{error}");
+    assert!(error.lines().count() <= 14, "{error}");
+    place.write("model/config.json", config);
+
+    let weights = std::fs::read(place.path("model/model.safetensors")).unwrap();
+    for broken in [&weights[..weights.len() / 2], &b"not safetensors"[..], b""] {
+        place.write("model/model.safetensors", broken);
+        let error = run();
+        assert!(error.contains("model/model.safetensors") && error.lines().count() == 1, "{error}");
+    }
+    std::fs::remove_file(place.path("model/model.safetensors")).unwrap();
+    assert!(run().contains("safetensors"), "{}", run());
+    std::fs::remove_file(place.path("model/tokenizer.json")).unwrap();
+    assert!(run().contains("model/tokenizer.json: wants a tokenizer"), "{}", run());
+}
