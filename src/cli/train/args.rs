@@ -228,8 +228,12 @@ impl Args {
     pub fn merged(mut self) -> anyhow::Result<Self> {
         let Some(path) = &self.config else { return Ok(self) };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let file: Args =
-            serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        let file: Args = serde_saphyr::from_str(&text).map_err(|error| {
+            // The lines after the first quote the file.
+            let text = error.to_string();
+            let message = text.lines().next().unwrap_or_default();
+            anyhow::anyhow!("{}: {}", path.display(), message.trim_start_matches("error: "))
+        })?;
         take!(self, file: model, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
