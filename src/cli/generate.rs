@@ -19,11 +19,11 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
-  metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --temp 0 --prompt \"Why is the sky blue?\"
-  cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --max-tokens 500 --json
+  metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
+  cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
 
-What is not given is as the model's generation_config.json says, or greedy. The answer goes to stdout, token by
-token; what it took goes to stderr.")]
+What is not given is as the model's generation_config.json says, or greedy.
+The answer goes to stdout, token by token; what it took goes to stderr.")]
 pub struct Args {
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]

@@ -24,7 +24,7 @@ struct Cli {
     verb: Verb,
 
     /// Threads to compute with; as many as there are cores if not given
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 900)]
     threads: Option<usize>,
 }
 

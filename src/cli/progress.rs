@@ -19,7 +19,7 @@ impl Progress {
     /// A bar of `iters` steps on stderr, if that is a terminal, and lines as mlx-lm's or `brief` ones.
     pub fn new(iters: usize, lines: Lines, brief: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(iters as u64), ProgressDrawTarget::stderr_with_hz(8));
-        let style = "{bar:24.cyan/dim} {pos}/{len}  {elapsed} < {eta}  {wide_msg}";
+        let style = "{bar:16.cyan/dim} {pos}/{len}  {elapsed} < {eta}  {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("━╸─"));
         }

@@ -185,10 +185,8 @@ fn conclude(args: &Args, outcome: &Outcome, samples: &[Sample], report: &Path, l
     lines.say(format!("Report          {}", quoted(report)));
     lines.say("");
     lines.say("Ask it yourself:");
-    let (model, adapter) = (out("model"), out("adapter"));
-    lines.say(format!(
-        "  {program} generate --model {model} --adapter {adapter} --prompt \"Where is my hat?\""
-    ));
+    lines.say(format!("  {program} generate --model {} \\", out("model")));
+    lines.say(format!("    --adapter {} --prompt \"Where is my hat?\"", out("adapter")));
     lines.say(format!("Your own model, a Hugging Face directory, on data such as {}:", out("data")));
     lines.say(format!("  {program} train --model path/to/Qwen3-0.6B --data path/to/data --mask-prompt"));
 }

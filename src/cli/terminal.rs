@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 /// Columns that prose is broken at.
-const WIDTH: usize = 96;
+const WIDTH: usize = 80;
 
 /// Where the lines of a run go: to stdout, or to stderr when stdout is for a JSON object alone.
 #[derive(Clone, Copy, Debug)]

@@ -145,7 +145,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     let output = &run.options.output;
     let report = output.join("report.html");
     run.report(&report, &args.data()?.display().to_string(), &outcome, &samples, test_loss)?;
-    lines.say(format!("Saved {} and {}", output.display(), report.display()));
+    lines.say(format!("Report {}", report.display()));
     lines.say(match outcome.interrupted {
         true => format!("Stopped after step {}. {}", outcome.steps, go_on(run)),
         false => format!("Next: {}", next(run)),
