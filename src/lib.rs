@@ -1,4 +1,4 @@
-//! Fine-tune and run open LLMs on Candle, with fused kernels that have gradients.
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 #[cfg(feature = "cli")]

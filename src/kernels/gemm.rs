@@ -2,9 +2,9 @@
 //! where the CPU has them, anything else widened to `f32` a block at a time; one row through dot products.
 
 use super::cpu::{self, simd, uninit};
+use super::element::Element;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{Kind, Operand, product_into};
-use super::element::Element;
 use candle_core::{DType, WithDType};
 use rayon::prelude::*;
 
@@ -199,10 +199,7 @@ simd! {
                 i += L;
             }
             for (y, (sum, row)) in y.iter_mut().zip(sums.iter().zip([a, b, c, d])) {
-                let mut total = 0f32;
-                for l in 0..L {
-                    total += sum[l];
-                }
+                let mut total = sum.iter().sum::<f32>();
                 for i in whole..k {
                     total += x[i] * row[i].to_f32();
                 }
@@ -259,7 +256,8 @@ fn gemv<T: Element>(
         }
     };
     // Few, large tasks: waking a thread costs as much as a row of weights.
-    let run = if n * k < 64 * 1024 { n } else { n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16) };
+    let run =
+        if n * k < 64 * 1024 { n } else { n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16) };
     match run >= n {
         true => body(0, &mut y),
         false => y.par_chunks_mut(run * m).enumerate().for_each(|(i, out)| body(i * run, out)),

@@ -153,7 +153,8 @@ impl<C: Element> Out<C> {
         for i in 0..MR.min(self.m - p * MR) {
             // SAFETY: row `p * MR + i` and columns `q * nr..` lie inside the m x n output, and no other task
             // writes this tile.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.c.add((p * MR + i) * self.n + q * nr), cols) };
+            let row =
+                unsafe { std::slice::from_raw_parts_mut(self.c.add((p * MR + i) * self.n + q * nr), cols) };
             narrow(&acc[i * nr..][..cols], row);
         }
     }
@@ -166,7 +167,7 @@ fn pack(kind: Kind, x: Operand<'_>, first: usize, rows: usize, k: usize, w: usiz
         (Kind::F32, Operand::F32(x)) if x.cs == 1 => {
             pack_rows(x.data[first * x.rs..].as_ptr().cast(), x.rs, rows, k, w, out)
         }
-        (Kind::Bf16, Operand::Bf16(x)) if x.cs == 1 && k % 2 == 0 && x.rs % 2 == 0 => {
+        (Kind::Bf16, Operand::Bf16(x)) if x.cs == 1 && k.is_multiple_of(2) && x.rs.is_multiple_of(2) => {
             pack_rows(x.data[first * x.rs..].as_ptr().cast(), x.rs / 2, rows, k / 2, w, out)
         }
         (Kind::F32, Operand::F32(x)) if x.rs == 1 => {
@@ -191,7 +192,9 @@ fn pack(kind: Kind, x: Operand<'_>, first: usize, rows: usize, k: usize, w: usiz
                 out[rows..].fill(0);
             }
         }
-        (Kind::F32, Operand::F32(x)) => each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_bits()),
+        (Kind::F32, Operand::F32(x)) => {
+            each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_bits())
+        }
         (Kind::F32, Operand::Bf16(x)) => {
             each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_f32().to_bits())
         }
@@ -227,14 +230,32 @@ fn pack_rows(x: *const u32, stride: usize, rows: usize, words: usize, w: usize, 
             let cols = 16.min(words - j);
             // SAFETY: AVX-512 is there; rows and words are read inside what the caller's matrix holds, and `cols`
             // columns of `here` words are written inside `out`.
-            unsafe { transpose(x.add(half * stride + j), stride, rows, cols, here, out[j * w + half..].as_mut_ptr(), w) };
+            unsafe {
+                transpose(
+                    x.add(half * stride + j),
+                    stride,
+                    rows,
+                    cols,
+                    here,
+                    out[j * w + half..].as_mut_ptr(),
+                    w,
+                )
+            };
         }
     }
 }
 
 /// `out[c * w + r] = x[r * stride + c]` for `cols` columns and `here` rows, of which those from `rows` on are zero.
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose(x: *const u32, stride: usize, rows: usize, cols: usize, here: usize, out: *mut u32, w: usize) {
+unsafe fn transpose(
+    x: *const u32,
+    stride: usize,
+    rows: usize,
+    cols: usize,
+    here: usize,
+    out: *mut u32,
+    w: usize,
+) {
     let mask = |n: usize| ((1u32 << n) - 1) as u16;
     // SAFETY: masks keep loads to `rows` rows of `cols` words, stores to `cols` columns of `here` words.
     unsafe {
@@ -319,7 +340,12 @@ macro_rules! kernel {
     ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {
         /// One tile: `acc = sum over words of a[word][i] b[word][j]`.
         #[target_feature(enable = $feature)]
-        unsafe fn $name<const NV: usize>(words: usize, mut a: *const u32, mut b: *const u32, acc: &mut [[[f32; 16]; NV]; MR]) {
+        unsafe fn $name<const NV: usize>(
+            words: usize,
+            mut a: *const u32,
+            mut b: *const u32,
+            acc: &mut [[[f32; 16]; NV]; MR],
+        ) {
             // SAFETY: the caller hands `words` packed words of MR rows and of 16 NV columns.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); NV]; MR];

@@ -104,8 +104,8 @@ impl FromHidden {
                     }
                 }
                 if self.tracked[1] {
-                    let part = outer_product((v, k, m), &d, &x);
-                    par_rows2((&mut dw, k), (&mut Vec::from(part), k), |_, dw, part| {
+                    let mut part = outer_product((v, k, m), &d, &x);
+                    par_rows2((&mut dw, k), (&mut part, k), |_, dw, part| {
                         dw.iter_mut().zip(part).for_each(|(d, p)| *d += *p)
                     });
                 }

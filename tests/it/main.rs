@@ -3,6 +3,7 @@
 mod cli;
 mod extremes;
 mod layers;
+mod memory;
 mod models;
 mod ops;
 mod train;

@@ -1,13 +1,20 @@
 //! Training against the real packages and against itself.
 
 use crate::fixture;
-use candle_core::{DType, Device};
-use metal_candle::load::adapter;
+use candle_core::{DType, Device, Tensor};
+use metal_candle::load::{ModelDir, PeftConfig, adapter};
 use metal_candle::models::Model;
-use metal_candle::train::data::Batch;
+use metal_candle::nn::Pass;
+use metal_candle::ops::{CrossEntropy, Keys, grad_coverage, linear_cross_entropy};
+use metal_candle::train::checkpoint::Checkpoint;
+use metal_candle::train::data::{self, Batch, ModelEncoder};
 use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
+use metal_candle::train::schedule::Schedule;
+use metal_candle::train::trainer::{Event, TrainOptions, train};
 use metal_candle::{Error, Result};
+use std::ops::ControlFlow;
+use std::path::Path;
 
 pub const MODELS: &[&str] =
     &["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
@@ -86,6 +93,68 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
         }
         assert_eq!(checked, golden.keys().filter(|k| k.starts_with("grad.")).count(), "{name}");
     }
+    Ok(())
+}
+
+/// The trainer's tape and Candle's autograd run the same gradients in another order.
+#[test]
+fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
+    for name in MODELS {
+        let (model, batch, _) = golden(name)?;
+        let vars = model.trainable();
+        let mut gradients = Gradients::default();
+        loss_and_gradients(&model, &vars, &batch, 1.0, StepOptions::default(), &mut gradients)?;
+
+        let ids = Tensor::from_slice(&batch.input_ids, (batch.batch, batch.seq_len), &Device::Cpu)?;
+        let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), &Device::Cpu)?;
+        let pass = Pass { gradients: true, dropout_seed: None };
+        let context = model.context(batch.batch, batch.seq_len, Keys::All, pass)?;
+        let hidden = model.hidden(&ids, &context)?.flatten_to(1)?;
+        let loss = linear_cross_entropy(&hidden, model.head(), &targets, &CrossEntropy::default())?;
+        let candle = grad_coverage(&loss, &vars)?;
+        for (path, var) in &vars {
+            let (ours, theirs) = (gradients.get(var).unwrap(), candle.get(var).unwrap());
+            let largest = theirs.abs()?.max_all()?.to_scalar::<f32>()?;
+            let apart = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(apart <= 1e-5 * largest, "{name}: {path}: {apart} of {largest}");
+        }
+    }
+    Ok(())
+}
+
+/// A run's losses depend on its seed, and on nothing else that changes from run to run.
+#[test]
+fn a_seed_fixes_every_loss() -> Result<()> {
+    let text = (0..12).map(|i| format!("{{\"text\": \"row {i}: the quick brown fox {}\"}}\n", "jumps ".repeat(i)));
+    let rows = text.collect::<String>();
+    let dir = fixture("models/llama");
+    let run = |seed: u64| -> Result<Vec<f64>> {
+        let source = ModelDir::at(&dir);
+        let (tokenizer, out) = (source.tokenizer()?, tempfile::tempdir().map_err(Error::io("temporary directory"))?);
+        let encoder = ModelEncoder::new(&tokenizer, None);
+        let splits = data::split(Path::new("rows"), &rows, &data::Options::default(), &encoder)?;
+        let mut model = Model::open(&source, DType::BF16, &Device::Cpu)?;
+        let lora = PeftConfig { r: 4, lora_dropout: 0.2, ..PeftConfig::default() };
+        model.add_lora(&lora, seed)?;
+        let options = TrainOptions {
+            iters: 6,
+            schedule: Schedule::constant(1e-2)?,
+            grad_accumulation_steps: 2,
+            seed,
+            output: out.path().to_path_buf(),
+            ..TrainOptions::default()
+        };
+        let mut losses = Vec::new();
+        train(&model, &splits, &Checkpoint::Lora(lora), &options, |event| {
+            if let Event::Step { loss, .. } = event {
+                losses.push(*loss);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(losses)
+    };
+    assert_eq!(run(3)?, run(3)?);
+    assert_ne!(run(3)?, run(4)?);
     Ok(())
 }
 
