@@ -41,7 +41,7 @@ pub struct Prompt {
 }
 
 impl FineTune {
-    /// The parameters of the model, and how many of them are trained.
+    /// The parameters of the model, and how many are trained: some of them, or those of a LoRA beside them.
     pub fn parameters(&self) -> (usize, usize) {
         let trained = self.model.trainable().iter().map(|(_, var)| var.elem_count()).sum();
         (self.model.parameter_count(), trained)

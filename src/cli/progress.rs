@@ -48,7 +48,7 @@ impl Progress {
                 Some(training) => {
                     format!("Step {step:>4}: held-out loss {loss:.3}, training loss {training:.3}")
                 }
-                None => format!("At first : held-out loss {loss:.3}"),
+                None => format!("Step    0: held-out loss {loss:.3}"),
             }),
             Event::Valid { step, loss, seconds } => self.line(valid_line(*step, *loss, *seconds)),
             Event::Saved(path) if !self.brief => self.line(format!("Saved {}", path.display())),

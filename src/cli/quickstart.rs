@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "quickstart-out")]
     out: PathBuf,
     /// Steps
-    #[arg(long, value_name = "N", default_value_t = 160)]
+    #[arg(long, value_name = "N", default_value_t = 300)]
     iters: usize,
     /// What LoRA's start and the data's order are drawn from
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -118,8 +118,8 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let mut model = Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?;
     let lora = PeftConfig {
         base_model_name_or_path: Some(path.display().to_string()),
-        r: 8,
-        lora_alpha: 16.0,
+        r: 16,
+        lora_alpha: 32.0,
         target_modules: TargetModules::AllLinear,
         ..PeftConfig::default()
     };
@@ -127,9 +127,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let options = TrainOptions {
         iters: args.iters,
         batch_size: 8,
-        schedule: Schedule::over(Shape::Cosine, 2e-3, 0.0, args.iters.min(10) / 2, args.iters)?,
-        steps_per_report: args.iters.div_ceil(4),
-        steps_per_eval: args.iters.div_ceil(4),
+        schedule: Schedule::over(Shape::Cosine, 3e-3, 0.0, args.iters.min(20) / 2, args.iters)?,
+        steps_per_report: args.iters.div_ceil(5),
+        steps_per_eval: args.iters.div_ceil(5),
         val_batches: None,
         save_every: args.iters,
         seed: args.seed,
@@ -150,7 +150,7 @@ fn introduce(run: &FineTune, lines: Lines) {
         "This binary carries a small language model that answers in plain English. A LoRA of {:.2} M parameters \
          beside its {:.2} M will now learn from {} conversations to answer as a pirate does.",
         trained as f64 / 1e6,
-        (total - trained) as f64 / 1e6,
+        total as f64 / 1e6,
         run.splits.train.len(),
     );
     lines.say(wrapped(&text, 0));
