@@ -230,8 +230,8 @@ fn gemv<T: Element>(
         if m == 1 && w.cs == k && k > 0 {
             let rows = &w.data[j0 * k..][..out.len() * k];
             #[cfg(target_arch = "x86_64")]
-            if Kind::of(T::DTYPE) == Some(Kind::Bf16) {
-                super::tiles::dots_bf16(&cast(x).data[..k], cast(Mat::rows(rows, k)).data, out);
+            if let Some(kind) = Kind::of(T::DTYPE) {
+                super::tiles::dots(kind, &x.data[..k], rows, out);
             } else {
                 dots(&wide, rows, out);
             }

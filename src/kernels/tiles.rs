@@ -292,49 +292,76 @@ unsafe fn transpose(
     }
 }
 
-/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`.
-pub(super) fn dots_bf16(x: &[bf16], w: &[bf16], y: &mut [f32]) {
-    assert!(Kind::of(DType::BF16).is_some() && w.len() == x.len() * y.len());
-    // SAFETY: the CPU has the instruction, and `w` holds a row for each result.
-    unsafe { dots_bf16_avx512(x, w.as_ptr(), y) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn dots_bf16_avx512(x: &[bf16], w: *const bf16, y: &mut [f32]) {
-    const ROWS: usize = 4;
-    let k = x.len();
-    let tail = ((1u64 << (k % 32)) - 1) as u32;
-    // SAFETY: loads stay inside `k` elements of each row, by their masks at its end.
+/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`, both of the kind's element.
+pub(super) fn dots<T: WithDType>(kind: Kind, x: &[T], w: &[T], y: &mut [f32]) {
+    assert!(Kind::of(T::DTYPE) == Some(kind) && w.len() == x.len() * y.len());
+    // SAFETY: `Kind::of` has seen the features, and `w` holds a row for each result.
     unsafe {
-        let load = |p: *const bf16, i: usize| -> __m512bh {
-            std::mem::transmute(match i + 32 <= k {
-                true => _mm512_loadu_si512(p.add(i).cast()),
-                false => _mm512_maskz_loadu_epi16(tail, p.add(i).cast()),
-            })
-        };
-        for (j, y) in y.chunks_mut(ROWS).enumerate() {
-            // A last run of fewer rows computes its last row again.
-            let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * k);
-            let rows: [*const bf16; ROWS] = std::array::from_fn(row);
-            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            for i in (0..k).step_by(64) {
-                let low = load(x.as_ptr(), i);
-                for r in 0..ROWS {
-                    sums[r][0] = _mm512_dpbf16_ps(sums[r][0], low, load(rows[r], i));
-                }
-                if i + 32 < k {
-                    let high = load(x.as_ptr(), i + 32);
-                    for r in 0..ROWS {
-                        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], high, load(rows[r], i + 32));
-                    }
-                }
-            }
-            for (y, sum) in y.iter_mut().zip(&sums) {
-                *y = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
-            }
+        match kind {
+            Kind::F32 => dots_f32(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
+            Kind::Bf16 => dots_bf16(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
         }
     }
 }
+
+macro_rules! dots {
+    ($name:ident, $feature:literal, $T:ty, $lanes:literal, $load:expr, $load_tail:expr, $fma:expr) => {
+        /// Four rows at a time, two sums each.
+        #[target_feature(enable = $feature)]
+        unsafe fn $name(k: usize, x: *const $T, w: *const $T, y: &mut [f32]) {
+            const ROWS: usize = 4;
+            let whole = k - k % (2 * $lanes);
+            // SAFETY: whole vectors end before `k`, and masks keep the others inside it.
+            unsafe {
+                for (j, y) in y.chunks_mut(ROWS).enumerate() {
+                    // A last run of fewer rows computes its last row again.
+                    let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * k);
+                    let rows: [*const $T; ROWS] = std::array::from_fn(row);
+                    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                    for i in (0..whole).step_by(2 * $lanes) {
+                        let (a, b) = ($load(x.add(i)), $load(x.add(i + $lanes)));
+                        for r in 0..ROWS {
+                            sums[r][0] = $fma(sums[r][0], a, $load(rows[r].add(i)));
+                            sums[r][1] = $fma(sums[r][1], b, $load(rows[r].add(i + $lanes)));
+                        }
+                    }
+                    for i in (whole..k).step_by($lanes) {
+                        let left = (k - i).min($lanes);
+                        let a = $load_tail(x.add(i), left);
+                        for r in 0..ROWS {
+                            sums[r][0] = $fma(sums[r][0], a, $load_tail(rows[r].add(i), left));
+                        }
+                    }
+                    for (y, sum) in y.iter_mut().zip(&sums) {
+                        *y = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+                    }
+                }
+            }
+        }
+    };
+}
+
+dots!(
+    dots_f32,
+    "avx512f,fma",
+    f32,
+    16,
+    |p: *const f32| _mm512_loadu_ps(p),
+    |p: *const f32, n: usize| _mm512_maskz_loadu_ps(((1u32 << n) - 1) as u16, p),
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+);
+dots!(
+    dots_bf16,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+    bf16,
+    32,
+    |p: *const bf16| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())),
+    |p: *const bf16, n: usize| std::mem::transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16(
+        ((1u64 << n) - 1) as u32,
+        p.cast()
+    )),
+    |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
+);
 
 macro_rules! kernel {
     ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {

@@ -17,8 +17,12 @@ pub fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()
 pub fn stage(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Staged> {
     // In the same directory, so that the rename cannot cross file systems.
     let staged = Staged { temporary: beside(path)?, path: path.to_path_buf() };
+    // What the user's umask makes of a new file, whatever mode `fill` leaves.
+    let permissions =
+        File::create(&staged.temporary).and_then(|f| f.metadata()).map_err(Error::io(path))?.permissions();
     fill(&staged.temporary)?;
     let file = File::open(&staged.temporary).map_err(Error::io(&staged.temporary))?;
+    file.set_permissions(permissions).map_err(Error::io(&staged.temporary))?;
     file.sync_all().map_err(Error::io(&staged.temporary))?;
     Ok(staged)
 }

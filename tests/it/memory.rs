@@ -10,7 +10,17 @@ fn planned_and_held(extra: &[&str]) -> (f64, f64) {
     std::fs::write(dir.path().join("train.jsonl"), row.repeat(16)).unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/model");
     let output = Command::new(env!("CARGO_BIN_EXE_metal-candle"))
-        .args(["train", "--data", ".", "--adapter-path", "out", "--max-seq-length", "257", "--batch-size", "16"])
+        .args([
+            "train",
+            "--data",
+            ".",
+            "--adapter-path",
+            "out",
+            "--max-seq-length",
+            "257",
+            "--batch-size",
+            "16",
+        ])
         .args(["--iters", "3", "--steps-per-report", "1", "--num-layers", "-1", "--dtype", "f32"])
         .arg("--model")
         .arg(model)
@@ -20,7 +30,8 @@ fn planned_and_held(extra: &[&str]) -> (f64, f64) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let plan = text.split_once("Memory plan: ").expect("a plan").1.split_once(" GB").unwrap().0.parse().unwrap();
+    let plan =
+        text.split_once("Memory plan: ").expect("a plan").1.split_once(" GB").unwrap().0.parse().unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("out/metrics.jsonl")).unwrap();
     let peak = metrics
         .lines()

@@ -9,8 +9,8 @@ use metal_candle::ops::{CrossEntropy, Keys, grad_coverage, linear_cross_entropy}
 use metal_candle::train::checkpoint::Checkpoint;
 use metal_candle::train::data::{self, Batch, ModelEncoder};
 use metal_candle::train::optim::{AdamW, AdamWConfig};
-use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
 use metal_candle::train::schedule::Schedule;
+use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
 use metal_candle::train::trainer::{Event, TrainOptions, train};
 use metal_candle::{Error, Result};
 use std::ops::ControlFlow;
@@ -125,12 +125,14 @@ fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
 /// A run's losses depend on its seed, and on nothing else that changes from run to run.
 #[test]
 fn a_seed_fixes_every_loss() -> Result<()> {
-    let text = (0..12).map(|i| format!("{{\"text\": \"row {i}: the quick brown fox {}\"}}\n", "jumps ".repeat(i)));
+    let text =
+        (0..12).map(|i| format!("{{\"text\": \"row {i}: the quick brown fox {}\"}}\n", "jumps ".repeat(i)));
     let rows = text.collect::<String>();
     let dir = fixture("models/llama");
     let run = |seed: u64| -> Result<Vec<f64>> {
         let source = ModelDir::at(&dir);
-        let (tokenizer, out) = (source.tokenizer()?, tempfile::tempdir().map_err(Error::io("temporary directory"))?);
+        let (tokenizer, out) =
+            (source.tokenizer()?, tempfile::tempdir().map_err(Error::io("temporary directory"))?);
         let encoder = ModelEncoder::new(&tokenizer, None);
         let splits = data::split(Path::new("rows"), &rows, &data::Options::default(), &encoder)?;
         let mut model = Model::open(&source, DType::BF16, &Device::Cpu)?;
