@@ -50,7 +50,8 @@ def time(row):
         return "–"
     us = median(row)
     digits = lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}".replace(",", " ")
-    return f"{digits(us)} µs" if us < 1000 else f"{digits(us / 1e3)} ms"
+    text = f"{digits(us)} µs" if us < 1000 else f"{digits(us / 1e3)} ms"
+    return text + (f" (off by {row['deviation']:.0%})" if "deviation" in row else "")
 
 
 def against(ours, peer):
@@ -169,8 +170,9 @@ Made by `benches/peers/table.py` from `benches/results/{file}`; [how to run it](
 
 {setting}
 
-Times are medians of {rounds}. Every provider ran in its own process, and all agreed on the result of each row. What
-loses is bold.
+Times are medians of {rounds}. Every provider ran in its own process, on the same numbers, and their results were
+compared: one that is further from ours than rounding explains is marked with how far. Where ours loses, the factor
+is bold.
 
 ## Goals
 
