@@ -110,7 +110,7 @@ JOBS = [
         "train",
         {"batch": 4, "length": 256, "rank": 8},
         BOTH,
-        (OURS, *TORCH),
+        (OURS, "candle", *TORCH),
         (Target(1.2, ("torch",), bf16_ratio=1.0),),
         memory=0.6,
     ),

@@ -41,7 +41,7 @@ def build():
 def providers(paths, python):
     """Each provider's command and the variant it is asked for."""
     ours, malloc, peer = [paths["cpu"]], [paths["cpu_malloc"]], [paths["candle-peer"]]
-    torch = [python, str(HERE / "torch_worker.py")]
+    torch = [python, "-W", "ignore", str(HERE / "torch_worker.py")]
     return {
         "metal-candle": (ours, "ours"),
         "metal-candle+malloc": (malloc, "ours"),
@@ -65,7 +65,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"},
+            env=env | {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"},
             preexec_fn=lambda: os.sched_setaffinity(0, cpus),
         )
         self.first = None
@@ -155,8 +155,6 @@ class Bench:
     def __init__(self, args):
         self.args = args
         self.providers = providers(build(), args.python)
-        if args.providers:
-            self.providers = {name: p for name, p in self.providers.items() if re.search(args.providers, name)}
         self.about = about(args)
         name = f"{self.about['date']}-{slug(self.about['device'])}.jsonl"
         self.path = args.out or ROOT / "benches" / "results" / name
@@ -164,7 +162,7 @@ class Bench:
         self.out = open(self.path, "w")
 
     def names(self, case):
-        return [name for name in case.providers if name in self.providers]
+        return [name for name in case.providers if re.search(self.args.providers, name)]
 
     def chosen(self, all):
         for case in all:
@@ -222,7 +220,7 @@ class Bench:
         for case, request, row in self.chosen(cases.JOBS):
             request = request | {"model": str(self.model()), "count": self.args.count}
             # A process for each: its peak memory is the job's alone.
-            workers = {name: Worker(self.providers[name][0], self.args.threads) for name in self.names(case)}
+            workers = {name: Worker(self.job_command(name), self.args.threads) for name in self.names(case)}
 
             def ask(name):
                 return ask_watched(workers[name], request | {"variant": self.providers[name][1]})
@@ -246,6 +244,10 @@ class Bench:
                     self.write(prefill, request, name, job(all("prefill_us"), request["prompt"]), method, loads)
             for w in workers.values():
                 w.close()
+
+    def job_command(self, name):
+        """Candle's jobs are in a program of their own."""
+        return self.providers["candle-transformers" if name == "candle" else name][0]
 
     def check_job(self, request, row, workers):
         """All must have the first loss, or the first tokens, of the same model; later ones differ by rounding."""

@@ -170,9 +170,8 @@ Made by `benches/peers/table.py` from `benches/results/{file}`; [how to run it](
 
 {setting}
 
-Times are medians of {rounds}. Every provider ran in its own process, on the same numbers, and their results were
-compared: one that is further from ours than rounding explains is marked with how far. Where ours loses, the factor
-is bold.
+Times are medians ({rounds}). All got the same numbers and their results were compared: one that is further from
+ours than rounding explains is marked with how far. Where ours loses, the factor is bold.
 
 ## Goals
 
@@ -195,6 +194,7 @@ A random Llama (hidden 512, 8 layers, 8 heads, 4 of keys and values, feed-forwar
 is one LoRA step (all linear layers, AdamW) at batch 4 x 256, rank 8, in torch by PEFT with adapters in the model's
 dtype and the fused AdamW. `decode` is greedy, batch 1, 128 tokens after a prompt of 64, which `prefill` reads. In torch
 that is transformers' `forward` without `generate` around it: eager with a dynamic cache, compiled with a static one.
+`candle` trains in plain Candle ops and candle_nn's AdamW.
 
 {jobs}
 ## The allocator

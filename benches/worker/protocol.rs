@@ -16,7 +16,8 @@ pub fn serve(mut answer: impl FnMut(&Value) -> Result<Value>) -> Result<()> {
     writeln!(out, "ready")?;
     for line in std::io::stdin().lock().lines() {
         let request: Value = serde_json::from_str(&line?).map_err(candle_core::Error::wrap)?;
-        let reply = answer(&request).unwrap_or_else(|error| json!({ "error": error.to_string().lines().next() }));
+        let reply =
+            answer(&request).unwrap_or_else(|error| json!({ "error": error.to_string().lines().next() }));
         writeln!(out, "{reply}")?;
         out.flush()?;
     }

@@ -1,9 +1,10 @@
-//! Decoding with candle-transformers' Llama, as its example does it: the default dtype path, a KV cache, no
-//! flash attention, the system's allocator.
+//! Candle's own: decoding with candle-transformers' Llama as its example does it (a KV cache, no flash attention),
+//! and a training step in plain Candle. The system's allocator.
 
 #[path = "../../../worker/protocol.rs"]
 #[allow(dead_code)]
 mod protocol;
+mod train;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -11,6 +12,7 @@ use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
 use protocol::Decoder;
 use serde_json::Value;
 use std::path::Path;
+use train::Trainer;
 
 struct Reader {
     model: Llama,
@@ -19,13 +21,21 @@ struct Reader {
     cache: Cache,
 }
 
+/// The configuration and the weights of a model directory.
+fn open(request: &Value) -> Result<(Config, VarBuilder<'static>)> {
+    let text = |field: &str| request[field].as_str().unwrap_or_default();
+    let dir = Path::new(text("model"));
+    let json = std::fs::read(dir.join("config.json"))?;
+    let config: LlamaConfig = serde_json::from_slice(&json).map_err(candle_core::Error::wrap)?;
+    let weights = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)?;
+    let weights = VarBuilder::from_tensors(weights, protocol::dtype(text("dtype"))?, &Device::Cpu);
+    Ok((config.into_config(false), weights))
+}
+
 impl Reader {
-    fn new(dir: &Path, dtype: DType) -> Result<Self> {
-        let json = std::fs::read(dir.join("config.json"))?;
-        let config: LlamaConfig = serde_json::from_slice(&json).map_err(candle_core::Error::wrap)?;
-        let config = config.into_config(false);
-        let weights = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)?;
-        let model = Llama::load(VarBuilder::from_tensors(weights, dtype, &Device::Cpu), &config)?;
+    fn new((config, weights): (Config, VarBuilder)) -> Result<Self> {
+        let dtype = weights.dtype();
+        let model = Llama::load(weights, &config)?;
         let cache = Cache::new(true, dtype, &config, &Device::Cpu)?;
         Ok(Reader { model, config, dtype, cache })
     }
@@ -47,18 +57,25 @@ impl Decoder for Reader {
 }
 
 fn main() -> Result<()> {
-    let mut reader: Option<Reader> = None;
-    protocol::serve(|request: &Value| {
-        if request["job"] != "decode" {
-            bail!("wants the job decode, got {request}")
+    let (mut reader, mut trainer) = (None, None);
+    protocol::serve(|request: &Value| match request["job"].as_str() {
+        Some("decode") => {
+            let new = match reader.take() {
+                Some(reader) => reader,
+                None => Reader::new(open(request)?)?,
+            };
+            protocol::decode(request, reader.insert(new))
         }
-        let new = match reader.take() {
-            Some(reader) => reader,
-            None => {
-                let dtype = protocol::dtype(request["dtype"].as_str().unwrap_or_default())?;
-                Reader::new(Path::new(request["model"].as_str().unwrap_or_default()), dtype)?
-            }
-        };
-        protocol::decode(request, reader.insert(new))
+        Some("train") => {
+            let new = match trainer.take() {
+                Some(trainer) => trainer,
+                None => {
+                    let (config, weights) = open(request)?;
+                    Trainer::new(config, weights, request)?
+                }
+            };
+            trainer.insert(new).answer(request)
+        }
+        _ => bail!("wants the job train or decode, got {request}"),
     })
 }
