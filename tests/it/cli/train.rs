@@ -107,6 +107,20 @@ fn full_fine_tuning_leaves_a_model_directory() {
     place.run("generate --model out --prompt hello --max-tokens 2").ok();
 }
 
+/// Pre-training: weights from the seed and the configuration, not from the checkpoint.
+#[test]
+fn from_scratch_needs_no_weights() {
+    let place = Place::new();
+    place.model("llama").write("data.jsonl", rows("text"));
+    std::fs::remove_file(place.path("model/model.safetensors")).unwrap();
+    let train = "train --model model --data data.jsonl --from-scratch --iters 2 --adapter-path out";
+    let message = place.run(train).error();
+    assert!(message.contains("--from-scratch: wants --fine-tune-type full"), "{message}");
+    place.run(&format!("{train} --fine-tune-type full")).ok();
+    let answer = place.run("generate --model out --prompt hello --max-tokens 4 --json").ok().json();
+    assert_eq!(answer["tokens"].as_array().map(Vec::len), Some(4), "{answer}");
+}
+
 #[test]
 fn wrong_input_is_one_clear_error() {
     let place = Place::new();
