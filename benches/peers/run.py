@@ -34,7 +34,8 @@ def build():
         messages = [json.loads(line) for line in lines if line.startswith("{")]
         return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
 
-    paths = cargo("bench", "--no-run", "--bench", "cpu", "--bench", "cpu_malloc", cwd=ROOT)
+    benches = ("--bench", "cpu", "--bench", "cpu_malloc")
+    paths = cargo("bench", "--no-run", "--no-default-features", *benches, cwd=ROOT)
     return paths | cargo("build", "--release", cwd=HERE / "candle")
 
 

@@ -128,7 +128,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         iters: args.iters,
         batch_size: 8,
         schedule: Schedule::over(Shape::Cosine, 3e-3, 0.0, args.iters.min(20) / 2, args.iters)?,
-        steps_per_report: args.iters.div_ceil(5),
+        steps_per_report: 10,
         steps_per_eval: args.iters.div_ceil(5),
         val_batches: None,
         save_every: args.iters,
