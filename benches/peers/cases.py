@@ -111,7 +111,7 @@ JOBS = [
         {"batch": 4, "length": 256, "rank": 8},
         BOTH,
         (OURS, "candle", *TORCH),
-        (Target(1.2, ("torch",), bf16_ratio=1.0),),
+        (Target(1.2, TORCH, bf16_ratio=1.0),),
         memory=0.6,
     ),
     Job(

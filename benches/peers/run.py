@@ -233,7 +233,7 @@ class Bench:
             for name, given in answers.items():
                 loads = [answer["other_load"] for answer in given]
                 peak = given[-1]["peak_bytes"] / 1e9
-                job = lambda samples, tokens: self.job_fields(name, samples, tokens, peak)
+                job = lambda samples, tokens, label=name: self.job_fields(label, samples, tokens, peak)
                 all = lambda field: [s for answer in given for s in answer[field]]
                 method = f"{self.args.count} a round"
                 if case.job == "train":
@@ -242,7 +242,7 @@ class Bench:
                 else:
                     self.write(case, request, name, job(all("samples_us"), request["tokens"]), method, loads)
                     prefill = cases.Job("prefill", case.fields, case.dtypes, case.providers)
-                    self.write(prefill, request, name, job(all("prefill_us"), request["prompt"]), method, loads)
+                    self.write(prefill, request, name, job(all("prefill_us"), request["prompt"], "  prefill"), method, loads)
             for w in workers.values():
                 w.close()
 
@@ -258,9 +258,9 @@ class Bench:
         elif request["dtype"] == "f32":
             deviations(row, {name: answer["ids"][:8] for name, answer in first.items()}, 0)
 
-    def job_fields(self, name, samples, tokens, peak):
+    def job_fields(self, label, samples, tokens, peak):
         median, p20, p80 = percentiles(samples)
-        print(f"    {name:<22}{median / 1e3:>10.1f} ms {tokens / median * 1e6:>9.0f} tokens/s   peak {peak:.2f} GB")
+        print(f"    {label:<22}{median / 1e3:>10.1f} ms {tokens / median * 1e6:>9.0f} tokens/s   peak {peak:.2f} GB")
         times = {"median_ms": median / 1e3, "p20_ms": p20 / 1e3, "p80_ms": p80 / 1e3}
         rates = {"tokens_per_s": tokens / median * 1e6, "peak_gb": peak}
         return {k: round(v, 3) for k, v in (times | rates).items()} | {"samples": len(samples)}
