@@ -23,9 +23,7 @@ impl Precision {
         match self {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
-            Precision::Auto if stored == Some(DType::BF16) && crate::kernels::gemm::fast_bf16() => {
-                DType::BF16
-            }
+            Precision::Auto if stored == Some(DType::BF16) && crate::ops::fast_bf16() => DType::BF16,
             Precision::Auto => DType::F32,
         }
     }

@@ -152,6 +152,11 @@ pub(crate) fn uninit<T: candle_core::WithDType>(n: usize) -> Vec<T> {
     v
 }
 
+/// Runs `f` on a thread of rayon's pool: from outside, each parallel loop in it would be handed over and waited for.
+pub(crate) fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// Below this many elements a second thread costs more than it saves.
 const PARALLEL: usize = 16 * 1024;
 

@@ -71,10 +71,12 @@ impl Model {
     /// cache then holds what it held before.
     pub fn forward(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         self.check(input_ids)?;
-        let x = self.read(input_ids, cache)?;
-        let last = x.dim(1)? - 1;
-        let x = self.final_norm(&x.narrow(1, last, 1)?.squeeze(1)?, Pass::default())?;
-        self.project(&x)
+        ops::in_pool(|| {
+            let x = self.read(input_ids, cache)?;
+            let last = x.dim(1)? - 1;
+            let x = self.final_norm(&x.narrow(1, last, 1)?.squeeze(1)?, Pass::default())?;
+            self.project(&x)
+        })
     }
 
     /// The logits of every position of a batch, without gradients.

@@ -20,6 +20,8 @@ mod rms_norm;
 mod rope;
 mod softmax;
 
+pub(crate) use crate::kernels::cpu::in_pool;
+pub use crate::kernels::gemm::fast_bf16;
 pub use attention::{Attention, Keys, attention, attention_thd};
 pub(crate) use coverage::covered;
 pub use coverage::grad_coverage;

@@ -6,6 +6,7 @@
 
 use super::data::Batch;
 use crate::error::Result;
+use crate::kernels::cpu::in_pool;
 pub use crate::kernels::tape::Gradients;
 use crate::kernels::tape::Tape;
 use crate::models::{Context, Model};
@@ -41,6 +42,17 @@ pub fn loss(model: &Model, batch: &Batch) -> Result<f32> {
 ///
 /// When a token is outside the vocabulary, or an op in the model has no gradient.
 pub fn loss_and_gradients(
+    model: &Model,
+    vars: &[(String, Var)],
+    batch: &Batch,
+    weight: f64,
+    options: StepOptions,
+    gradients: &mut Gradients,
+) -> Result<f32> {
+    in_pool(|| step(model, vars, batch, weight, options, gradients))
+}
+
+fn step(
     model: &Model,
     vars: &[(String, Var)],
     batch: &Batch,

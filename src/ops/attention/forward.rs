@@ -44,9 +44,28 @@ simd! {
     /// Dot products of `q` with the rows of `k`, `stride` apart.
     fn scores<T>(q: &[f32], k: &[T], stride: usize, out: &mut [f32]) {
         let d = q.len();
+        // Heads are short: a vector of sums a key, rather than the many that long rows need.
+        const L: usize = 16;
+        let whole = d - d % L;
         for (j, out) in out.iter_mut().enumerate() {
             let k = &k[j * stride..][..d];
-            *out = cpu::sum_by(d, |i| q[i] * k[i].to_f32());
+            let mut sums = [0f32; L];
+            for (q, k) in q[..whole].chunks_exact(L).zip(k[..whole].chunks_exact(L)) {
+                for ((sum, q), k) in sums.iter_mut().zip(q).zip(k) {
+                    *sum = q.mul_add(k.to_f32(), *sum);
+                }
+            }
+            for ((sum, q), k) in sums.iter_mut().zip(&q[whole..]).zip(&k[whole..]) {
+                *sum = q.mul_add(k.to_f32(), *sum);
+            }
+            let mut width = L / 2;
+            while width > 0 {
+                for l in 0..width {
+                    sums[l] += sums[l + width];
+                }
+                width /= 2;
+            }
+            *out = sums[0];
         }
     }
 
