@@ -34,7 +34,7 @@ const PROMPTS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/
 /// Tokens of an answer.
 const SAMPLE_TOKENS: usize = 72;
 
-/// See it work: fine-tune the small model in this binary, in about a minute
+/// See it work: fine-tune the small model in this binary, in under a minute
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Where the model, the adapter and the report go
