@@ -21,6 +21,9 @@ pub(crate) trait FusedOp<const N: usize>: Send + Sync + 'static {
     /// The name that Candle's errors go by.
     const NAME: &'static str;
 
+    /// Whether the op has several parallel parts, so that it pays to move the whole of it to rayon's pool at once.
+    const IN_POOL: bool = false;
+
     /// The forward pass on the CPU, and the shape of the output.
     fn cpu(&self, inputs: [Input<'_>; N]) -> Result<(CpuStorage, Shape)>;
 
@@ -47,11 +50,14 @@ macro_rules! impl_custom_op {
             }
 
             fn cpu_fwd(&self, $($s: &CpuStorage, $l: &Layout),+) -> Result<(CpuStorage, Shape)> {
-                self.0.cpu([$(Input { op: K::NAME, storage: $s, layout: $l }),+])
+                let run = || self.0.cpu([$(Input { op: K::NAME, storage: $s, layout: $l }),+]);
+                if K::IN_POOL { cpu::in_pool(run) } else { run() }
             }
 
             fn bwd(&self, $($t: &Tensor,)+ y: &Tensor, g: &Tensor) -> Result<$grads> {
-                let $g = self.0.grad([$($t),+], y, &g.contiguous()?, [$($t.track_op()),+])?;
+                let g = g.contiguous()?;
+                let run = || self.0.grad([$($t),+], y, &g, [$($t.track_op()),+]);
+                let $g = if K::IN_POOL { cpu::in_pool(run)? } else { run()? };
                 Ok($tuple)
             }
         }

@@ -227,6 +227,7 @@ struct Op {
 
 impl FusedOp<3> for Op {
     const NAME: &'static str = "attention";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [q, k, v]: [Input<'_>; 3]) -> Result<(CpuStorage, Shape)> {
         let dims = Dims::new(q.dims(), k.dims(), self.thd)?;

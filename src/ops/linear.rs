@@ -108,6 +108,7 @@ struct Frozen {
 
 impl FusedOp<1> for Frozen {
     const NAME: &'static str = "linear";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [x]: [Input<'_>; 1]) -> Result<(CpuStorage, Shape)> {
         with_inputs(Self::NAME, [&self.weight], |[w]| match &self.bias {
@@ -179,6 +180,7 @@ cpu::simd! {
 
 impl FusedOp<2> for Trained {
     const NAME: &'static str = "linear";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [x, w]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
         forward("linear", x, w, None)
@@ -198,6 +200,7 @@ impl FusedOp<2> for Trained {
 
 impl FusedOp<3> for Trained {
     const NAME: &'static str = "linear";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [x, w, b]: [Input<'_>; 3]) -> Result<(CpuStorage, Shape)> {
         forward("linear", x, w, Some(b))

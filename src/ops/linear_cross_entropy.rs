@@ -130,6 +130,7 @@ impl FromHidden {
 
 impl FusedOp<1> for FromHidden {
     const NAME: &'static str = "linear_cross_entropy";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [hidden]: [Input<'_>; 1]) -> Result<(CpuStorage, Shape)> {
         let Some(head) = &self.head else { bail!("linear_cross_entropy: wants a head") };
@@ -144,6 +145,7 @@ impl FusedOp<1> for FromHidden {
 
 impl FusedOp<2> for FromHidden {
     const NAME: &'static str = "linear_cross_entropy";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [hidden, head]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
         self.forward(hidden, head)

@@ -75,6 +75,7 @@ struct Lora {
 
 impl FusedOp<3> for Lora {
     const NAME: &'static str = "lora_linear";
+    const IN_POOL: bool = true;
 
     fn cpu(&self, [x, a, b]: [Input<'_>; 3]) -> Result<(CpuStorage, Shape)> {
         let (n, k) = self.base.weight.dims2()?;
