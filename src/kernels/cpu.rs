@@ -18,7 +18,7 @@ pub(crate) enum Simd {
     Avx512,
 }
 
-/// The level of this CPU, found once.
+/// The level of this CPU, found once. `METAL_CANDLE_SIMD=base` or `avx2` stays below it, for tests of the others.
 #[inline]
 pub(crate) fn simd_level() -> Simd {
     static LEVEL: OnceLock<Simd> = OnceLock::new();
@@ -26,7 +26,17 @@ pub(crate) fn simd_level() -> Simd {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
+            let limit = std::env::var("METAL_CANDLE_SIMD").unwrap_or_default();
+            if limit == "base" {
+                return Simd::Base;
+            }
+            if limit != "avx2"
+                && has!("avx512f")
+                && has!("avx512bw")
+                && has!("avx512dq")
+                && has!("avx512vl")
+                && has!("fma")
+            {
                 return Simd::Avx512;
             }
             if has!("avx2") && has!("fma") {
