@@ -157,7 +157,8 @@ def missed(results):
 def setting(results):
     a = results.about
     versions = ", ".join(f"{name} {version}" for name, version in a["versions"].items())
-    text = f"{a['device']}, {a['threads']} threads for all; {a['date']}; commit {a['commit']}; {versions}."
+    commits = ", ".join(dict.fromkeys(r["commit"] for r in results.rows))
+    text = f"{a['device']}, {a['threads']} threads for all; {a['date']}; commit {commits}; {versions}."
     busy = max(r["other_load"] for r in results.rows)
     if busy > BUSY:
         text += f"\n\n**Other processes took up to {busy:.0%} of the machine: these numbers are not to be quoted.**"
