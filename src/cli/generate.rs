@@ -4,9 +4,10 @@ mod prompt;
 
 use super::interrupt;
 use super::precision::Precision;
+use super::source;
 use super::terminal::{self, note};
 use crate::generate::{Event, FinishReason, GenerateOptions, Generation, generate};
-use crate::load::{ModelDir, Tokenizer, adapter};
+use crate::load::Tokenizer;
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
 use anyhow::{Context, ensure};
@@ -113,7 +114,7 @@ struct Answer<'a> {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt::read(&args.prompt)?;
-    let dir = ModelDir::resolve(&args.model)?;
+    let dir = source::model(&args.model)?;
     let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let template = template.filter(|_| !args.ignore_chat_template);
@@ -133,7 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let mut model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
     if let Some(path) = &args.adapter {
-        let adapter = adapter::read(path)?;
+        let adapter = source::adapter(path)?;
         model.load_lora(&adapter).with_context(|| format!("{} on {}", path.display(), dir.path.display()))?;
     }
 

@@ -6,6 +6,7 @@ mod interrupt;
 mod precision;
 mod progress;
 mod quickstart;
+mod source;
 mod terminal;
 mod train;
 

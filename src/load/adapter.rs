@@ -26,6 +26,8 @@ pub struct Adapter {
     pub config: PeftConfig,
     /// The factors of every adapted module, on the CPU in the type they were saved in.
     pub tensors: BTreeMap<String, LoraPair>,
+    /// The weights that were trained whole (`modules_to_save`), by their names in the model's checkpoint.
+    pub saved: BTreeMap<String, Tensor>,
 }
 
 /// The two factors of a low-rank update: y += scale (x Aᵀ) Bᵀ.
@@ -35,6 +37,8 @@ pub struct LoraPair {
     pub a: Tensor,
     /// B, of shape (out, r).
     pub b: Tensor,
+    /// The norm of each row of the weight, of shape (out): DoRA's.
+    pub magnitude: Option<Tensor>,
 }
 
 /// Reads an adapter directory.
@@ -85,7 +89,7 @@ pub fn read(dir: &Path) -> Result<Adapter> {
             Some(problem) => problems.push(problem),
             None => {
                 let load = |name: &str| weights.load(name, &Device::Cpu);
-                tensors.insert(module.to_string(), LoraPair { a: load(a)?, b: load(b)? });
+                tensors.insert(module.to_string(), LoraPair { a: load(a)?, b: load(b)?, magnitude: None });
             }
         }
     }
@@ -93,7 +97,7 @@ pub fn read(dir: &Path) -> Result<Adapter> {
         problems.push(format!("wants {PREFIX}<module>.lora_A.weight, got no tensors"));
     }
     if problems.is_empty() {
-        return Ok(Adapter { config, tensors });
+        return Ok(Adapter { config, tensors, saved: BTreeMap::new() });
     }
     Err(Error::Tensors { what: path.display().to_string(), problems })
 }

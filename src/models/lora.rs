@@ -1,13 +1,21 @@
 //! Low-rank adapters on a model: choosing the modules, starting, loading, switching them off.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Model;
-use crate::load::adapter::{Adapter, PeftConfig, TargetModules};
+use crate::load::adapter::{Adapter, LoraPair, PeftConfig, TargetModules};
 use crate::nn::{Linear, Lora};
 use crate::{Error, Result};
+
+/// An adapter whose tensors are on a model's device, in the types it computes with.
+#[derive(Debug, Clone)]
+pub struct ReadyAdapter {
+    loras: BTreeMap<String, Lora>,
+}
 
 impl Model {
     /// Adds a LoRA to the modules that `config` chooses, and returns their paths. A LoRA that was there is
@@ -23,7 +31,7 @@ impl Model {
         let chosen = self.choose(config)?;
         let device = self.device.clone();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        self.unload_lora();
+        self.detach_adapter();
         for (path, linear) in self.linears_mut() {
             if !chosen.contains(&path) {
                 continue;
@@ -38,13 +46,25 @@ impl Model {
         Ok(chosen)
     }
 
-    /// Puts an adapter that was read from disk on the model, ready to run or to be trained on. A LoRA that was
+    /// Puts an adapter that was read from disk on the model, ready to run or to be trained on. One that was
     /// there is replaced.
     ///
     /// # Errors
     ///
-    /// When the adapter has modules the model lacks, or of other sizes: all are listed.
+    /// As [`Model::prepare_adapter`].
     pub fn load_lora(&mut self, adapter: &Adapter) -> Result<()> {
+        let ready = self.prepare_adapter(adapter)?;
+        self.attach_adapter(&ready);
+        Ok(())
+    }
+
+    /// An adapter's tensors as this model computes with them. Several can be held at once and attached in turn:
+    /// neither copies a weight of the model.
+    ///
+    /// # Errors
+    ///
+    /// When the adapter has modules the model lacks, or of other sizes: all are listed.
+    pub fn prepare_adapter(&self, adapter: &Adapter) -> Result<ReadyAdapter> {
         let mut problems = Vec::new();
         let linears = self.linears();
         for (path, pair) in &adapter.tensors {
@@ -66,17 +86,21 @@ impl Model {
         if !problems.is_empty() {
             return Err(Error::Tensors { what: "adapter".to_string(), problems });
         }
-        let device = self.device.clone();
-        let variable = |tensor: &Tensor| Var::from_tensor(&tensor.to_device(&device)?.to_dtype(DType::F32)?);
+        let variable =
+            |tensor: &Tensor| Var::from_tensor(&tensor.to_device(&self.device)?.to_dtype(DType::F32)?);
         let dropout = adapter.config.lora_dropout as f32;
-        self.unload_lora();
+        let lora = |(path, pair): (&String, &LoraPair)| {
+            let (a, b) = (variable(&pair.a)?, variable(&pair.b)?);
+            Ok((path.clone(), Lora::new(a, b, adapter.config.scale(path)?, dropout, path)))
+        };
+        Ok(ReadyAdapter { loras: adapter.tensors.iter().map(lora).collect::<Result<_>>()? })
+    }
+
+    /// Puts an adapter that [`Model::prepare_adapter`] made for this model on it, in place of one that is there.
+    pub fn attach_adapter(&mut self, adapter: &ReadyAdapter) {
         for (path, linear) in self.linears_mut() {
-            if let Some(pair) = adapter.tensors.get(&path) {
-                let (a, b) = (variable(&pair.a)?, variable(&pair.b)?);
-                linear.lora = Some(Lora::new(a, b, adapter.config.scale(&path)?, dropout, &path));
-            }
+            linear.lora = adapter.loras.get(&path).cloned();
         }
-        Ok(())
     }
 
     /// The A (rank, in) and B (out, rank) of each module that has a LoRA, with the module's path.
@@ -88,8 +112,8 @@ impl Model {
         self.linears().into_iter().filter_map(of).collect()
     }
 
-    /// Removes the LoRA.
-    pub fn unload_lora(&mut self) {
+    /// Takes the adapter off: the model is the one it started from.
+    pub fn detach_adapter(&mut self) {
         self.linears_mut().into_iter().for_each(|(_, linear)| linear.lora = None);
     }
 

@@ -21,4 +21,5 @@ mod rope;
 pub use config::{Config, LayerConfig};
 pub use context::Context;
 pub use layer::Layer;
+pub use lora::ReadyAdapter;
 pub use model::Model;

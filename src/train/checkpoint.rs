@@ -46,7 +46,8 @@ impl Checkpoint {
                     .lora_tensors()
                     .into_iter()
                     .map(|(path, a, b)| {
-                        (path, LoraPair { a: a.as_detached_tensor(), b: b.as_detached_tensor() })
+                        let (a, b) = (a.as_detached_tensor(), b.as_detached_tensor());
+                        (path, LoraPair { a, b, magnitude: None })
                     })
                     .collect();
                 adapter::write(dir, config, &tensors)

@@ -116,7 +116,7 @@ fn lora_logits_and_gradients_are_pefts() {
         let off = distance(&model.logits(&ids, Keys::All).unwrap(), &golden["logits"]);
         assert!(off < 1e-4, "{name}, LoRA off: {off}");
         model.set_lora_enabled(true);
-        model.unload_lora();
+        model.detach_adapter();
         assert!(model.trainable().is_empty());
     }
 }

@@ -6,8 +6,8 @@ pub use args::Args;
 
 use super::finetune::{FineTune, Prompt};
 use super::interrupt;
+use super::source;
 use super::terminal::{self, Lines, program, quoted};
-use crate::load::{ModelDir, adapter};
 use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, ModelEncoder, Row};
@@ -45,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Reads the data and the model, and says what is wrong with them.
 fn prepare(args: &Args) -> anyhow::Result<FineTune> {
-    let dir = ModelDir::resolve(args.model()?)?;
+    let dir = source::model(args.model()?)?;
     let full = args.fine_tune_type.unwrap_or_default() == FineTuneType::Full;
     ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got lora");
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
@@ -87,7 +87,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                 Some(path) => {
                     // mlx-lm names the file, PEFT the directory.
                     let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-                    let adapter = adapter::read(dir)?;
+                    let adapter = source::adapter(dir)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;
                 }

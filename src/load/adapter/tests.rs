@@ -7,7 +7,7 @@ use super::*;
 
 fn pair(r: usize, inner: usize, out: usize) -> LoraPair {
     let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    LoraPair { a: zeros((r, inner)), b: zeros((out, r)) }
+    LoraPair { a: zeros((r, inner)), b: zeros((out, r)), magnitude: None }
 }
 
 fn parse(change: Value) -> Result<PeftConfig> {
