@@ -1,11 +1,13 @@
 //! The command line: one verb, one file.
 
+mod doctor;
 mod finetune;
 mod generate;
 mod interrupt;
 mod precision;
 mod progress;
 mod quickstart;
+mod shell;
 mod source;
 mod terminal;
 mod train;
@@ -34,6 +36,9 @@ enum Verb {
     Quickstart(quickstart::Args),
     Train(Box<train::Args>),
     Generate(Box<generate::Args>),
+    Doctor(doctor::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// Lines of an error that are shown; a wrong checkpoint can have a problem for every tensor.
@@ -73,8 +78,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     pool.build_global()?;
     interrupt::install(match cli.verb {
-        Verb::Generate(_) => None,
-        _ => Some("stopping after this step; once more to stop at once"),
+        Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
+        _ => None,
     })?;
     // On a thread of the pool, parallel work starts without a hand-over from outside.
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -83,6 +88,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Quickstart(args) => quickstart::run(&args),
             Verb::Train(args) => train::run(*args),
             Verb::Generate(args) => generate::run(*args),
+            Verb::Doctor(args) => doctor::run(&args),
+            Verb::Completions(args) => shell::completions(&args),
+            Verb::Man(args) => shell::man(&args),
         };
         sender.send(result).ok();
     });

@@ -36,6 +36,9 @@ const SAMPLE_TOKENS: usize = 72;
 
 /// See it work: fine-tune the small model in this binary, in under a minute
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  metal-candle quickstart
+  metal-candle quickstart --out /tmp/pirate --iters 100")]
 pub struct Args {
     /// Where the model, the adapter and the report go
     #[arg(long, value_name = "DIR", default_value = "quickstart-out")]

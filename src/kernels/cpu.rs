@@ -47,6 +47,16 @@ pub(crate) fn simd_level() -> Simd {
     })
 }
 
+/// The instructions the ops' loops use on this CPU: `"AVX-512"`, `"AVX2"`, or the name of the build's own target.
+pub fn simd_name() -> &'static str {
+    match simd_level() {
+        Simd::Avx512 => "AVX-512",
+        Simd::Avx2 => "AVX2",
+        Simd::Base if cfg!(target_arch = "aarch64") => "NEON",
+        Simd::Base => "SSE2",
+    }
+}
+
 /// Defines functions whose body is compiled once for each SIMD level.
 macro_rules! simd {
     ($($(#[$meta:meta])* fn $name:ident<$($T:ident),*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(

@@ -13,6 +13,6 @@ pub mod tokenizer;
 
 pub use adapter::{Adapter, LoraPair, PeftConfig, TargetModules};
 pub use chat::ChatTemplate;
-pub use model_dir::{GenerationConfig, ModelDir};
+pub use model_dir::{GenerationConfig, ModelDir, hub_cache_dir};
 pub use safetensors::Weights;
 pub use tokenizer::{DecodeStream, Tokenizer};

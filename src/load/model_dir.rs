@@ -44,7 +44,7 @@ impl ModelDir {
     /// A model given by the user: a directory, or the name (`org/name`) of a model that is already in the
     /// Hugging Face cache, in the revision `main`. Nothing is downloaded.
     pub fn resolve(model: &str) -> Result<Self> {
-        Self::resolve_in(model, hub_cache(|name| std::env::var_os(name).filter(|value| !value.is_empty())))
+        Self::resolve_in(model, hub_cache_dir())
     }
 
     fn resolve_in(model: &str, cache: Option<PathBuf>) -> Result<Self> {
@@ -211,7 +211,11 @@ fn is_repository(model: &str) -> bool {
     model.split('/').count() <= 2 && model.split('/').all(part)
 }
 
-/// The cache directory, by the rules of `huggingface_hub`.
+/// Where models of the Hugging Face hub are kept, by the rules of `huggingface_hub`; none without a home.
+pub fn hub_cache_dir() -> Option<PathBuf> {
+    hub_cache(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+}
+
 fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(cache) = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")) {
         return Some(PathBuf::from(cache));

@@ -21,6 +21,7 @@ mod rope;
 mod softmax;
 
 pub(crate) use crate::kernels::cpu::in_pool;
+pub use crate::kernels::cpu::simd_name;
 pub use crate::kernels::gemm::fast_bf16;
 pub use attention::{Attention, Keys, attention, attention_thd};
 pub(crate) use coverage::covered;

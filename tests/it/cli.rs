@@ -1,6 +1,7 @@
 //! The binary itself, in a temporary directory.
 
 mod generate;
+mod people;
 mod train;
 
 use crate::fixture;

@@ -61,11 +61,14 @@ pub enum ScheduleName {
 #[serde(default, deny_unknown_fields)]
 #[command(after_help = "Examples:
   metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600
-  metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --learning-rate 1e-4
+  metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
   metal-candle train --config lora.yaml --iters 100
 
 The data are JSONL rows in one of four forms:
-  {\"text\": ...}   {\"prompt\": ..., \"completion\": ...}   {\"messages\": [...]}   {\"messages\": [...], \"tools\": [...]}")]
+  {\"text\": ...}
+  {\"prompt\": ..., \"completion\": ...}
+  {\"messages\": [...]}
+  {\"messages\": [...], \"tools\": [...]}")]
 pub struct Args {
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]

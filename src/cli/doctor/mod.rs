@@ -1,0 +1,274 @@
+//! `metal-candle doctor`: what the machine, the build and the cache are, and what is slow and why.
+
+mod findings;
+mod measure;
+mod model;
+
+use super::source;
+use super::terminal::{self, Lines, wrapped};
+use findings::Finding;
+use measure::Speed;
+use model::ModelFacts;
+use serde::Serialize;
+use std::path::Path;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+/// The version that Cargo.toml pins.
+const CANDLE: &str = "0.11.1";
+
+/// See what this machine and this build can do, and what is slow and why
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  metal-candle doctor
+  metal-candle doctor --model ./Qwen3-0.6B
+  metal-candle doctor --json
+
+Speeds are measured in about a second; other programs that compute at the same time make them lower.")]
+pub struct Args {
+    /// Also look at this model: what it needs, and how fast it can be here
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Measure nothing
+    #[arg(long)]
+    no_measure: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that is known.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    candle: &'static str,
+    release: bool,
+    target: String,
+    features: Vec<&'static str>,
+    devices: Vec<Device>,
+    machine: Machine,
+    speed: Option<Speed>,
+    cache: Cache,
+    model: Option<ModelFacts>,
+    findings: Vec<Finding>,
+}
+
+/// A device, and whether this build computes on it.
+#[derive(Serialize)]
+struct Device {
+    name: &'static str,
+    used: bool,
+    /// What it is, or why it is not used.
+    note: String,
+}
+
+/// The CPU and the memory.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Machine {
+    os: String,
+    cpu: String,
+    cores: usize,
+    threads: usize,
+    simd: &'static str,
+    bf16: bool,
+    /// The CPU time a container may use, in cores.
+    cpu_limit: Option<f64>,
+    /// Processes that wanted to run in the last minute; none where the system does not say.
+    load: Option<f64>,
+    memory_bytes: u64,
+    available_bytes: u64,
+    swap_used_bytes: u64,
+}
+
+/// The Hugging Face cache.
+#[derive(Serialize)]
+struct Cache {
+    path: Option<String>,
+    models: usize,
+    bytes: u64,
+    /// Free bytes on its disk.
+    free_bytes: Option<u64>,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let machine = machine();
+    // A model that cannot be read is an error before a second is spent on measuring.
+    let model = match &args.model {
+        Some(given) => Some(ModelFacts::read(&source::model(given)?)?),
+        None => None,
+    };
+    let speed = (!args.no_measure).then(measure::speed).transpose()?;
+    let model = model.map(|facts| facts.at(speed.as_ref(), &machine));
+    let cache = cache();
+    let findings = findings::all(&machine, cache.free_bytes, gpu());
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        candle: CANDLE,
+        release: !cfg!(debug_assertions),
+        target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        features: vec!["cli"],
+        devices: devices(&machine),
+        machine,
+        speed,
+        cache,
+        model,
+        findings,
+    };
+    if args.json {
+        return terminal::json(&report);
+    }
+    print(&report);
+    Ok(())
+}
+
+/// What is seen of the machine.
+fn machine() -> Machine {
+    let system = System::new_with_specifics(
+        RefreshKind::nothing()
+            .with_cpu(CpuRefreshKind::nothing())
+            .with_memory(MemoryRefreshKind::everything()),
+    );
+    let limits = system.cgroup_limits();
+    let within = |all: u64, limit: Option<u64>| limit.map_or(all, |limit| all.min(limit));
+    Machine {
+        os: System::long_os_version().unwrap_or_else(|| std::env::consts::OS.to_string()),
+        cpu: system.cpus().first().map_or("unknown CPU", |cpu| cpu.brand()).trim().to_string(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        threads: rayon::current_num_threads(),
+        simd: crate::ops::simd_name(),
+        bf16: crate::ops::fast_bf16(),
+        cpu_limit: cpu_limit(Path::new("/sys/fs/cgroup/cpu.max")),
+        load: cfg!(unix).then(|| System::load_average().one),
+        memory_bytes: within(system.total_memory(), limits.as_ref().map(|limits| limits.total_memory)),
+        available_bytes: within(system.available_memory(), limits.map(|limits| limits.free_memory)),
+        swap_used_bytes: system.used_swap(),
+    }
+}
+
+/// A container's share of the CPUs: `max 100000`, or `150000 100000` for one and a half.
+fn cpu_limit(path: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let mut words = text.split_whitespace();
+    let (quota, period): (f64, f64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (period > 0.0).then_some(quota / period)
+}
+
+/// A GPU that this build leaves idle.
+fn gpu() -> Option<&'static str> {
+    match () {
+        _ if cfg!(target_os = "macos") => Some("an Apple GPU"),
+        _ if Path::new("/proc/driver/nvidia/version").exists() => Some("an NVIDIA GPU"),
+        _ => None,
+    }
+}
+
+fn devices(machine: &Machine) -> Vec<Device> {
+    let bf16 = if machine.bf16 { " with bf16 products" } else { "" };
+    let threads = if machine.threads == 1 { "thread" } else { "threads" };
+    let note = format!(
+        "{}, {} cores, {} {threads}, {}{bf16}",
+        machine.cpu, machine.cores, machine.threads, machine.simd
+    );
+    let absent = || "this build has no kernels for it".to_string();
+    vec![
+        Device { name: "CPU", used: true, note },
+        Device { name: "Metal", used: false, note: absent() },
+        Device { name: "CUDA", used: false, note: absent() },
+    ]
+}
+
+fn cache() -> Cache {
+    let path = crate::load::hub_cache_dir();
+    let (models, bytes) = path.as_deref().map_or((0, 0), measure::cached);
+    let disks = sysinfo::Disks::new_with_refreshed_list();
+    // The disk of the longest mount point above the path that exists.
+    let free = path.as_deref().and_then(|path| {
+        let existing = path.ancestors().find_map(|part| part.canonicalize().ok())?;
+        let above = disks.list().iter().filter(|disk| existing.starts_with(disk.mount_point()));
+        above.max_by_key(|disk| disk.mount_point().as_os_str().len()).map(|disk| disk.available_space())
+    });
+    Cache { path: path.map(|path| path.display().to_string()), models, bytes, free_bytes: free }
+}
+
+fn gb(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+fn print(report: &Report) {
+    let lines = Lines::new(false);
+    let head = |name: &str| lines.say(format!("\n{}", lines.bold(name)));
+    let row = |name: &str, text: &str| lines.say(format!("  {name:<14}{}", wrapped(text, 16)));
+
+    let build = if report.release { "release build" } else { "debug build" };
+    lines.say(lines.bold(format!("metal-candle {}", report.version)));
+    row("build", &format!("{build}, {}, features: {}", report.target, report.features.join(", ")));
+    row("candle", report.candle);
+
+    head("Devices");
+    for device in &report.devices {
+        row(device.name, &format!("{}{}", if device.used { "" } else { "not used: " }, device.note));
+    }
+
+    head("Machine");
+    let machine = &report.machine;
+    row("system", &machine.os);
+    row("memory", &format!("{}, {} available", gb(machine.memory_bytes), gb(machine.available_bytes)));
+    if let Some(load) = machine.load {
+        row("load", &format!("{load:.1} of {} cores in the last minute", machine.cores));
+    }
+
+    if let Some(speed) = &report.speed {
+        head("Speed, measured now");
+        row(
+            "one row",
+            &format!("{:.1} GB/s of weights read: what decoding is bound by", speed.read_gb_per_s),
+        );
+        row("f32 product", &format!("{:.0} GFLOP/s", speed.f32_gflops));
+        row("bf16 product", &format!("{:.0} GFLOP/s: what training is bound by", speed.bf16_gflops));
+    }
+
+    head("Model cache");
+    match &report.cache.path {
+        Some(path) => {
+            let free = report.cache.free_bytes.map_or(String::new(), |free| format!(", {} free", gb(free)));
+            row("directory", path);
+            let models = if report.cache.models == 1 { "model" } else { "models" };
+            row("holds", &format!("{} {models}, {}{free}", report.cache.models, gb(report.cache.bytes)));
+        }
+        None => row("directory", "none: neither HF_HOME nor HOME is set"),
+    }
+
+    if let Some(model) = &report.model {
+        head("Model");
+        model.lines().iter().for_each(|(name, text)| row(name, text));
+    }
+
+    head("What is slow, and why");
+    if report.findings.is_empty() {
+        lines.say("  nothing found");
+    }
+    for finding in &report.findings {
+        lines.say(format!("  - {}", wrapped(&format!("{}. {}", finding.what, finding.advice), 4)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candle_version_is_the_one_that_is_built() {
+        assert!(include_str!("../../../Cargo.toml").contains(&format!("candle-core = \"={CANDLE}\"")));
+    }
+
+    #[test]
+    fn a_container_s_limit_is_read_in_cores() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cpu.max");
+        assert_eq!(cpu_limit(&path), None);
+        for (text, limit) in [("max 100000\n", None), ("150000 100000\n", Some(1.5)), ("", None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(cpu_limit(&path), limit, "{text}");
+        }
+    }
+}
