@@ -70,6 +70,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Reads a file of `train --config` as `train` does, and nothing else: for tests and fuzzing.
+///
+/// # Errors
+///
+/// When `train` would refuse the file.
+pub fn check_train_config(path: &std::path::Path) -> Result<(), String> {
+    train::Args::of_file(path).map(drop).map_err(|error| format!("{error:#}"))
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = cli.threads {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod extremes;
+mod fuzz;
 mod layers;
 mod memory;
 mod models;

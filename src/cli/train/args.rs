@@ -227,6 +227,14 @@ macro_rules! take {
 }
 
 impl Args {
+    /// What a YAML file alone asks for, checked as far as it can be without a model.
+    pub fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let args = Args { config: Some(path.to_path_buf()), ..Args::default() }.merged()?;
+        args.lora(1)?;
+        args.schedule(args.iters.unwrap_or(1))?.at(0);
+        Ok(args)
+    }
+
     /// The flags over what the YAML file says.
     pub fn merged(mut self) -> anyhow::Result<Self> {
         let Some(path) = &self.config else { return Ok(self) };
