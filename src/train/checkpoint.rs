@@ -1,7 +1,7 @@
 //! What a run saves: a PEFT directory of the LoRA, or a whole Hugging Face model directory.
 
 use crate::error::{Error, Result};
-use crate::load::{LoraPair, ModelDir, PeftConfig, adapter, atomic, safetensors};
+use crate::load::{Adapter, LoraPair, ModelDir, PeftConfig, adapter, atomic, safetensors};
 use crate::models::Model;
 use candle_core::DType;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ impl Checkpoint {
                         (path, LoraPair { a, b, magnitude: None })
                     })
                     .collect();
-                adapter::write(dir, config, &tensors)
+                adapter::write(dir, &Adapter { config: config.clone(), tensors, saved: BTreeMap::new() })
             }
             Checkpoint::Full { source, dtype } => {
                 std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
