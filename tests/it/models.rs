@@ -263,8 +263,8 @@ fn every_variable_gets_a_finite_gradient() {
         let mut with_lora = model(name);
         let all = PeftConfig { target_modules: TargetModules::AllLinear, ..PeftConfig::default() };
         with_lora.add_lora(&all, 0).unwrap();
-        for (_, _, b) in with_lora.lora_tensors() {
-            b.set(&Tensor::randn(0f32, 0.1, b.shape(), CPU).unwrap()).unwrap();
+        for (_, lora) in with_lora.loras() {
+            lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), CPU).unwrap()).unwrap();
         }
         let full = |dtype| {
             let mut full = Model::from_dir(&directory(name), dtype, CPU).unwrap();

@@ -139,6 +139,12 @@ impl PeftConfig {
         self.modules_to_save.iter().any(|name| is_saved(name, module))
     }
 
+    /// The names of `modules_to_save` that mean none of these modules.
+    pub(crate) fn unknown_saved<'a>(&self, modules: impl Iterator<Item = &'a str> + Clone) -> Vec<&str> {
+        let unknown = |name: &&String| !modules.clone().any(|module| is_saved(name, module));
+        self.modules_to_save.iter().filter(unknown).map(String::as_str).collect()
+    }
+
     fn is_exact(&self, module: &str) -> bool {
         match &self.target_modules {
             TargetModules::Names(names) => names.iter().any(|name| name == module),
@@ -360,7 +366,7 @@ fn regex(key: &str, pattern: &str) -> Result<fancy_regex::Regex> {
 }
 
 /// Whether a name of `modules_to_save` means a module or one that it is a part of: any path that ends in the name.
-pub(super) fn is_saved(name: &str, module: &str) -> bool {
+fn is_saved(name: &str, module: &str) -> bool {
     let ancestors = module.match_indices('.').map(|(at, _)| &module[..at]);
     ancestors.chain([module]).any(|path| path.ends_with(name))
 }
