@@ -123,7 +123,7 @@ fn collect(config: PeftConfig, weights: &Weights) -> Result<(Adapter, Vec<(Strin
         }
         let load = |which: usize| names[which].map(|name| weights.load(name, &Device::Cpu)).transpose();
         let shapes = names.map(|name| name.and_then(|name| weights.shape(name)));
-        if let Some(problem) = shape_problem(&config, module, shapes)? {
+        if let Some(problem) = shape_problem(&config, module, shapes, None)? {
             problems.push((module.to_string(), problem));
         } else if let [Some(a), Some(b), magnitude] = [load(0)?, load(1)?, load(2)?] {
             tensors.insert(module.to_string(), LoraPair { a, b, magnitude });
@@ -152,11 +152,7 @@ pub fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
     let Adapter { config, tensors, saved } = adapter;
     let mut problems = Vec::new();
     for (module, pair) in tensors {
-        let shapes = [Some(&pair.a), Some(&pair.b), pair.magnitude.as_ref()].map(|t| t.map(Tensor::dims));
-        let problem = match config.use_dora == pair.magnitude.is_some() {
-            true => shape_problem(config, module, shapes)?,
-            false => Some("wants a magnitude with use_dora, and none without it".to_string()),
-        };
+        let problem = shape_problem(config, module, pair.shapes(), None)?;
         problems.extend(problem.map(|problem| (module.clone(), problem)));
     }
     let unnamed = saved.keys().filter(|weight| !config.saves(module_of(weight)));
@@ -220,17 +216,37 @@ pub(crate) fn module_of(weight: &str) -> &str {
     weight.rsplit_once('.').map_or(weight, |(module, _)| module)
 }
 
-/// What is wrong with the shapes of a module's A, B and magnitude.
-fn shape_problem(config: &PeftConfig, module: &str, shapes: [Option<&[usize]>; 3]) -> Result<Option<String>> {
+/// What is wrong with the shapes of a module's A, B and magnitude, for a module of `(in, out)` if that is known.
+pub(crate) fn shape_problem(
+    config: &PeftConfig,
+    module: &str,
+    shapes: [Option<&[usize]>; 3],
+    size: Option<(usize, usize)>,
+) -> Result<Option<String>> {
     let rank = config.rank(module)?;
-    Ok(match shapes {
-        [Some(&[r, _]), Some(&[out, s]), m] if (r, s) == (rank, rank) && m.is_none_or(|m| m == [out]) => None,
-        [a, b, m] => {
-            let wants = if m.is_some() { " and a magnitude (out)" } else { "" };
-            let got: Vec<_> = [a, b, m].into_iter().flatten().map(|dims| format!("{dims:?}")).collect();
-            Some(format!("wants A ({rank}, in) and B (out, {rank}){wants}, got {}", got.join(" and ")))
-        }
-    })
+    if let [Some(&[r, inputs]), Some(&[outputs, s]), magnitude] = shapes
+        && (r, s) == (rank, rank)
+        && size.is_none_or(|size| size == (inputs, outputs))
+        && magnitude.is_none_or(|m| m == [outputs])
+        && magnitude.is_some() == config.use_dora
+    {
+        return Ok(None);
+    }
+    let (inputs, outputs) = match size {
+        Some((inputs, outputs)) => (inputs.to_string(), outputs.to_string()),
+        None => ("in".to_string(), "out".to_string()),
+    };
+    let magnitude = if config.use_dora { format!(" and a magnitude ({outputs})") } else { String::new() };
+    let got: Vec<_> = shapes.into_iter().flatten().map(|dims| format!("{dims:?}")).collect();
+    let got = got.join(" and ");
+    Ok(Some(format!("wants A ({rank}, {inputs}) and B ({outputs}, {rank}){magnitude}, got {got}")))
+}
+
+impl LoraPair {
+    /// The shapes of A, B and the magnitude.
+    pub(crate) fn shapes(&self) -> [Option<&[usize]>; 3] {
+        [Some(&self.a), Some(&self.b), self.magnitude.as_ref()].map(|tensor| tensor.map(Tensor::dims))
+    }
 }
 
 #[cfg(test)]

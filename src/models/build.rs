@@ -127,6 +127,7 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
     let embed_tokens = Embedding {
         weight: source(&format!("{prefix}.embed_tokens.weight"), table.into(), Role::Matrix)?,
         scale: config.gemma.then(|| (hidden as f64).sqrt()),
+        padding: config.pad_token_id,
     };
     let layers = (config.layers.iter().enumerate())
         .map(|(i, this)| layer(&mut Part { config, path: format!("{prefix}.layers.{i}"), source }, *this))

@@ -207,10 +207,9 @@ impl Model {
                 problem(path, "wants a linear layer of the model, got no such module".into());
                 continue;
             };
-            let (inputs, outputs) = (linear.in_features(), linear.out_features());
-            let (a, b) = (pair.a.dims(), pair.b.dims());
-            if a.last() != Some(&inputs) || b.first() != Some(&outputs) {
-                problem(path, format!("wants A (r, {inputs}) and B ({outputs}, r), got {a:?} and {b:?}"));
+            let size = (linear.in_features(), linear.out_features());
+            if let Some(shapes) = adapter::shape_problem(config, path, pair.shapes(), Some(size))? {
+                problem(path, shapes);
             } else if !config.targets(path)? {
                 problem(path, "wants a module of target_modules, got one that it leaves out".into());
             }

@@ -31,7 +31,7 @@ pub use cross_entropy::{CrossEntropy, IGNORE, Reduction, cross_entropy, cross_en
 pub use dora_linear::{dora_linear, dora_norms};
 pub use dropout::Dropout;
 use dropout::dropout;
-pub use embedding::embedding;
+pub use embedding::{embedding, embedding_padded};
 pub use gated::{geglu, gelu_mul, silu_mul, swiglu};
 pub use glue::add;
 pub(crate) use glue::{affine, cast, narrow, reshape};
