@@ -18,26 +18,58 @@ fn parse(change: Value) -> Result<PeftConfig> {
 
 #[test]
 fn what_peft_wrote_is_read_and_written_back_the_same() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama/adapter");
-    let adapter = read(&fixture).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let adapter = read(&fixtures.join("models/llama/adapter")).unwrap();
     assert_eq!((adapter.config.r, adapter.config.scale("model.layers.0.mlp.up_proj").unwrap()), (4, 2.0));
     assert!(adapter.tensors.contains_key("model.layers.0.self_attn.q_proj"));
 
     let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("new/adapter");
-    write(&out, &adapter).unwrap();
-    // The safetensors crate is PEFT's writer too: the same tensors give the same bytes.
-    let bytes = |dir: &Path| std::fs::read(dir.join(TENSORS)).unwrap();
-    assert!(bytes(&out) == bytes(&fixture));
-    let keys = |dir: &Path| -> BTreeMap<String, Value> { json::read(&dir.join(CONFIG), "JSON").unwrap() };
-    let (ours, theirs) = (keys(&out), keys(&fixture));
-    for (key, value) in &ours {
-        assert_eq!(Some(value), theirs.get(key), "{key}");
+    for name in ["models/llama/adapter", "peft/patterns", "peft/dora", "peft/dora_saved", "peft/tied"] {
+        let (fixture, out) = (fixtures.join(name), dir.path().join("new").join(name));
+        let adapter = read(&fixture).unwrap();
+        write(&out, &adapter).unwrap();
+        // The safetensors crate is PEFT's writer too: the same tensors give the same bytes.
+        let bytes = |dir: &Path| std::fs::read(dir.join(TENSORS)).unwrap();
+        assert!(bytes(&out) == bytes(&fixture), "{name}");
+        let keys = |dir: &Path| -> BTreeMap<String, Value> { json::read(&dir.join(CONFIG), "JSON").unwrap() };
+        let (ours, theirs) = (keys(&out), keys(&fixture));
+        for (key, value) in &ours {
+            assert_eq!(Some(value), theirs.get(key), "{name}: {key}");
+        }
+        let text = std::fs::read_to_string(out.join(CONFIG)).unwrap();
+        let keys: Vec<&str> = text.lines().filter(|line| line.starts_with("  \"")).collect();
+        assert!(text.starts_with("{\n  \"alpha_pattern\": {") && keys.is_sorted(), "{text}");
+        assert_eq!(read(&out).unwrap().config, adapter.config);
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no temporary files stay");
     }
-    let text = std::fs::read_to_string(out.join(CONFIG)).unwrap();
-    assert!(text.starts_with("{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n"), "{text}");
-    assert_eq!(read(&out).unwrap().config, adapter.config);
-    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no temporary files stay");
+}
+
+/// Some writers leave the adapter's name and PEFT's wrappers in the names.
+#[test]
+fn names_with_the_adapters_name_in_them_are_read_as_those_without() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft/dora_saved");
+    let plain = read(&fixture).unwrap();
+    let tensors = candle_core::safetensors::load(fixture.join(TENSORS), &Device::Cpu).unwrap();
+    for (saved, vector) in
+        [("", ".default"), (".modules_to_save.default", ".default.weight"), (".modules_to_save", ".weight")]
+    {
+        let named = tensors.iter().map(|(name, tensor)| {
+            let (module, end) = name.rsplit_once('.').unwrap();
+            let name = match end {
+                "lora_magnitude_vector" => format!("{name}{vector}"),
+                _ if module.contains(".lora_") => format!("{module}.default.{end}"),
+                _ => format!("{module}{saved}.{end}"),
+            };
+            (name, tensor.clone())
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(fixture.join(CONFIG), dir.path().join(CONFIG)).unwrap();
+        safetensors::save(&dir.path().join(TENSORS), named, &[]).unwrap();
+        let adapter = read(dir.path()).unwrap();
+        assert!(adapter.tensors.keys().eq(plain.tensors.keys()), "{saved}");
+        assert!(adapter.tensors.values().all(|pair| pair.magnitude.is_some()));
+        assert!(adapter.saved.keys().eq(plain.saved.keys()), "{saved}");
+    }
 }
 
 #[test]
