@@ -150,6 +150,8 @@ impl FineTune {
             shown.push(("rank", lora.r.to_string()));
             shown.push(("lora_alpha", lora.lora_alpha.to_string()));
             shown.push(("lora_dropout", lora.lora_dropout.to_string()));
+            shown.push(("use_dora", lora.use_dora.to_string()));
+            shown.push(("modules_to_save", lora.modules_to_save.join(", ")));
         }
         Ok(shown.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
     }

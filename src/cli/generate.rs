@@ -10,7 +10,7 @@ use crate::generate::{Event, FinishReason, GenerateOptions, Generation, generate
 use crate::load::Tokenizer;
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use candle_core::Device;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -134,8 +134,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let mut model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
     if let Some(path) = &args.adapter {
-        let adapter = source::adapter(path)?;
-        model.load_lora(&adapter).with_context(|| format!("{} on {}", path.display(), dir.path.display()))?;
+        let adapter = source::adapter(path, &model)?;
+        model.attach_adapter(&model.prepare_adapter(&adapter)?);
     }
 
     let mut written = Ok(());

@@ -1,6 +1,7 @@
 //! Where the models and adapters that the flags name come from.
 
-use crate::load::{Adapter, ModelDir, adapter};
+use crate::load::{Adapter, ModelDir};
+use crate::models::Model;
 use std::path::Path;
 
 /// The model of `--model`.
@@ -8,7 +9,7 @@ pub fn model(given: &str) -> anyhow::Result<ModelDir> {
     Ok(ModelDir::resolve(given)?)
 }
 
-/// The adapter of `--adapter`.
-pub fn adapter(given: &Path) -> anyhow::Result<Adapter> {
-    Ok(adapter::read(given)?)
+/// The adapter of `--adapter`, for this model.
+pub fn adapter(given: &Path, model: &Model) -> anyhow::Result<Adapter> {
+    Ok(model.read_adapter(given)?)
 }

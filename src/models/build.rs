@@ -1,5 +1,7 @@
 //! A model from its configuration and a source of tensors: a checkpoint, a random start, or just their names.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -125,6 +127,7 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
     let embed_tokens = Embedding {
         weight: source(&format!("{prefix}.embed_tokens.weight"), table.into(), Role::Matrix)?,
         scale: config.gemma.then(|| (hidden as f64).sqrt()),
+        padding: config.pad_token_id,
     };
     let layers = (config.layers.iter().enumerate())
         .map(|(i, this)| layer(&mut Part { config, path: format!("{prefix}.layers.{i}"), source }, *this))
@@ -144,6 +147,8 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
         ropes,
         dtype,
         device: device.clone(),
+        replaced: BTreeMap::new(),
+        adapter_off: false,
     })
 }
 
@@ -167,7 +172,7 @@ impl Part<'_, '_> {
 
     fn norm(&mut self, name: &str, size: usize) -> Result<RmsNorm> {
         let weight = (self.source)(&format!("{}.{name}.weight", self.path), size.into(), Role::Norm)?;
-        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, self.config.gemma)?)
+        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, self.config.gemma))
     }
 }
 

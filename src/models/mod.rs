@@ -17,6 +17,7 @@ mod qwen2;
 mod qwen3;
 mod raw;
 mod rope;
+mod weights;
 
 pub use config::{Config, LayerConfig};
 pub use context::Context;

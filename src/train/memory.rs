@@ -1,6 +1,7 @@
 //! The memory plan: what a run will hold at its peak, told before step 1.
 
-use crate::models::{Config, Model};
+use crate::models::{Config, Layer, Model};
+use crate::nn::Linear;
 use candle_core::DType;
 use serde::Serialize;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::fmt;
 pub struct MemoryPlan {
     /// The model's weights.
     pub weights: usize,
-    /// The trainable variables beside the weights: LoRA factors.
+    /// The trainable variables beside the weights: an adapter's.
     pub adapters: usize,
     /// Gradients of the variables.
     pub gradients: usize,
@@ -26,25 +27,33 @@ impl MemoryPlan {
     /// The plan for training `model` on batches of `rows` x `len`.
     pub fn new(model: &Model, rows: usize, len: usize, grad_checkpoint: bool) -> Self {
         let vars = model.trainable();
-        let lora: usize = model.lora_tensors().iter().map(|(_, a, b)| a.elem_count() + b.elem_count()).sum();
         let trained: usize = vars.iter().map(|(_, v)| v.elem_count()).sum();
-        let weights =
-            model.named_tensors().iter().map(|(_, t)| t.elem_count() * t.dtype().size_in_bytes()).sum();
+        let factors =
+            vars.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, v)| v.elem_count()).sum();
+        // An adapter's weights stand beside those they replace; otherwise trained weights are the model's own.
+        let full = trained > factors && !model.has_replaced_weights();
+        let weights = model.parameter_count() * if full { 4 } else { model.dtype().size_in_bytes() };
         let shape = Shape::new(&model.config, model.dtype(), rows * len);
-        let trained_layers = match trained > lora {
-            true => model.layers().len(),
-            false => model.layers().iter().skip_while(|l| !l.is_trained()).count(),
+        let embedding = vars.iter().any(|(name, _)| name.ends_with("embed_tokens.weight"));
+        let reached: Vec<&Layer> =
+            model.layers().iter().skip_while(|layer| !embedding && !layer.is_trained()).collect();
+        // What a layer keeps, with what DoRA scales.
+        let kept = |layer: &&Layer| {
+            let linears = layer.linears().into_iter().map(|(_, linear)| linear);
+            let dora = linears.filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
+            shape.layer_kept() + shape.outputs(dora.map(Linear::out_features).sum())
         };
-        let kept = if grad_checkpoint { shape.layer_input() } else { shape.layer_kept() };
-        let rerun = if grad_checkpoint { shape.layer_kept() } else { 0 };
-        let full_head = trained > lora;
+        let (activations, rerun) = match grad_checkpoint {
+            true => (reached.len() * shape.layer_input(), reached.iter().map(kept).max().unwrap_or(0)),
+            false => (reached.iter().map(kept).sum(), 0),
+        };
         MemoryPlan {
             weights,
-            adapters: 4 * lora,
+            adapters: if full { 0 } else { 4 * trained },
             gradients: 4 * trained,
             optimizer: 8 * trained,
-            activations: trained_layers * kept,
-            transient: shape.head(full_head).max(rerun + shape.layer_backward()),
+            activations,
+            transient: shape.head(model.head().is_variable()).max(rerun + shape.layer_backward()),
         }
     }
 
@@ -100,7 +109,12 @@ impl Shape {
     }
 
     fn layer_input(&self) -> usize {
-        self.tokens * self.bytes * self.hidden
+        self.outputs(self.hidden)
+    }
+
+    /// A tensor of `width` numbers a token.
+    fn outputs(&self, width: usize) -> usize {
+        self.tokens * self.bytes * width
     }
 
     /// Every op's output is kept: input, two norms, the attention's output projection, the sum, the feed-forward

@@ -1,5 +1,6 @@
 //! All integration tests in one binary: one link.
 
+mod adapters;
 mod cli;
 mod extremes;
 mod fuzz;

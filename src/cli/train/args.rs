@@ -17,8 +17,21 @@ pub enum FineTuneType {
     /// Low-rank adapters beside frozen weights
     #[default]
     Lora,
+    /// Low-rank adapters with a magnitude for each output
+    Dora,
     /// Every weight
     Full,
+}
+
+impl FineTuneType {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FineTuneType::Lora => "lora",
+            FineTuneType::Dora => "dora",
+            FineTuneType::Full => "full",
+        }
+    }
 }
 
 /// The optimiser.
@@ -62,6 +75,7 @@ pub enum ScheduleName {
 #[command(after_help = "Examples:
   metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600
   metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
+  metal-candle train --model ./Qwen3-0.6B --data ./data --fine-tune-type dora --rank 16
   metal-candle train --config lora.yaml --iters 100
 
 The data are JSONL rows in one of four forms:
@@ -107,6 +121,9 @@ pub struct Args {
     /// Modules to adapt: all-linear, names separated by commas, or a regular expression for the whole path
     #[arg(long, value_name = "WHICH")]
     pub target_modules: Option<String>,
+    /// Modules to train whole beside the adapters, and save with them: names, such as lm_head embed_tokens
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub modules_to_save: Vec<String>,
     /// Rank of the LoRA [default: 8]
     #[arg(long, value_name = "R")]
     pub rank: Option<usize>,
@@ -210,6 +227,7 @@ struct LoraParameters {
     rank: Option<usize>,
     scale: Option<f64>,
     dropout: Option<f64>,
+    modules_to_save: Option<Vec<String>>,
 }
 
 /// mlx-lm's `optimizer_config`.
@@ -260,6 +278,9 @@ impl Args {
         if self.sample_prompt.is_empty() {
             self.sample_prompt = file.sample_prompt;
         }
+        if self.modules_to_save.is_empty() {
+            self.modules_to_save = file.modules_to_save;
+        }
         Ok(self)
     }
 
@@ -304,8 +325,38 @@ impl Args {
             lora_dropout: dropout,
             target_modules,
             layers_to_transform: (last < layers).then(|| (layers - last..layers).collect()),
+            use_dora: self.fine_tune_type == Some(FineTuneType::Dora),
+            modules_to_save: self.modules_to_save(),
             ..PeftConfig::default()
         })
+    }
+
+    /// The modules that are trained whole beside the adapters.
+    pub fn modules_to_save(&self) -> Vec<String> {
+        match &self.lora_parameters {
+            Some(LoraParameters { modules_to_save: Some(names), .. }) if self.modules_to_save.is_empty() => {
+                names.clone()
+            }
+            _ => self.modules_to_save.clone(),
+        }
+    }
+
+    /// Checks that an adapter that is trained on is of the kind that is asked for.
+    pub fn check_resumed(&self, adapter: &PeftConfig) -> anyhow::Result<()> {
+        let kind = if adapter.use_dora { FineTuneType::Dora } else { FineTuneType::Lora };
+        if let Some(wanted) = self.fine_tune_type.filter(|wanted| *wanted != kind) {
+            bail!("--resume-adapter-file: wants a {} adapter, got {}", wanted.name(), kind.name());
+        }
+        let (mut wanted, mut saved) = (self.modules_to_save(), adapter.modules_to_save.clone());
+        wanted.sort();
+        saved.sort();
+        ensure!(
+            wanted.is_empty() || wanted == saved,
+            "--resume-adapter-file: wants an adapter that saves {}, got {}",
+            wanted.join(", "),
+            if saved.is_empty() { "none that saves a module".to_string() } else { saved.join(", ") }
+        );
+        Ok(())
     }
 
     /// The learning rate by step.

@@ -46,8 +46,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Reads the data and the model, and says what is wrong with them.
 fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let dir = source::model(args.model()?)?;
-    let full = args.fine_tune_type.unwrap_or_default() == FineTuneType::Full;
-    ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got lora");
+    let kind = args.fine_tune_type.unwrap_or_default();
+    let full = kind == FineTuneType::Full;
+    ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got {}", kind.name());
+    ensure!(
+        !full || args.modules_to_save().is_empty(),
+        "--modules-to-save: wants --fine-tune-type lora or dora, got full, which trains every module"
+    );
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
     let config = Config::open(&dir)?;
@@ -87,7 +92,8 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                 Some(path) => {
                     // mlx-lm names the file, PEFT the directory.
                     let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-                    let adapter = source::adapter(dir)?;
+                    let adapter = source::adapter(dir, &model)?;
+                    args.check_resumed(&adapter.config)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;
                 }
