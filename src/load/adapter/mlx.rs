@@ -8,10 +8,10 @@
 //!
 //! There is no alpha: `scale` multiplies the update as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use serde_json::{Map, Value, json};
 
 use super::config::{Fields, positive, probability, strings};
@@ -38,8 +38,12 @@ struct Parameters {
     dora: bool,
 }
 
-/// Reads the tensors at `path` under the configuration of `config_path`.
-pub(super) fn read(config_path: &Path, map: &Map<String, Value>, path: &Path) -> Result<Adapter> {
+/// An adapter and what is wrong with its tensors, by module.
+pub(super) fn collect(
+    config_path: &Path,
+    map: &Map<String, Value>,
+    path: &Path,
+) -> Result<(Adapter, Vec<(String, String)>)> {
     let fields = Fields { path: config_path, map };
     let parameters = Parameters::read(&fields)?;
     let weights = Weights::open_file(path)?;
@@ -53,35 +57,31 @@ pub(super) fn read(config_path: &Path, map: &Map<String, Value>, path: &Path) ->
         });
         match found {
             Some((module, which)) => modules.entry(module).or_default()[which] = Some(name),
-            None => {
-                problems.push(format!("{name}: wants <module> and one of .{}, got this", leaves.join(" .")))
-            }
+            None => problems
+                .push((name.to_string(), format!("wants <module>.{}, got this", leaves.join(" or .")))),
         }
     }
     let mut tensors = BTreeMap::new();
-    for (module, parts) in modules {
-        match parameters.problem(module, &parts, &weights) {
-            Some(problem) => problems.push(problem),
-            None => {
-                let load = |name: Option<&str>| weights.load(name.unwrap_or_default(), &Device::Cpu);
-                let transposed = |name| -> Result<Tensor> { Ok(load(name)?.t()?.contiguous()?) };
-                let magnitude = parts[2].map(|name| load(Some(name))).transpose()?;
-                let (a, b) = (transposed(parts[0])?, transposed(parts[1])?);
-                tensors.insert(renamed(module, MULTIMODAL), LoraPair { a, b, magnitude });
-            }
+    for (module, names) in modules {
+        let path = renamed(module, MULTIMODAL);
+        if let Some(problem) = parameters.problem(module, &names, &weights) {
+            problems.push((path, problem));
+            continue;
+        }
+        let load = |which: usize| names[which].map(|name| weights.load(name, &Device::Cpu)).transpose();
+        if let [Some(a), Some(b), magnitude] = [load(0)?, load(1)?, load(2)?] {
+            let (a, b) = (a.t()?.contiguous()?, b.t()?.contiguous()?);
+            tensors.insert(path, LoraPair { a, b, magnitude });
         }
     }
     if problems.is_empty() && tensors.is_empty() {
-        problems.push("wants <module>.lora_a, got no tensors".to_string());
-    }
-    if !problems.is_empty() {
-        return Err(Error::Tensors { what: path.display().to_string(), problems });
+        problems.push(("<module>.lora_a".to_string(), "wants such tensors, got none".to_string()));
     }
     let by_path = |keys: &Vec<String>| keys.iter().any(|key| grid::split(key).is_some());
     let (target_modules, layers) =
         grid::choice(tensors.keys(), parameters.keys.as_ref().is_some_and(by_path));
     let config = PeftConfig {
-        base_model_name_or_path: fields.get("model", "a string", |v| Some(v.as_str()?.to_string()))?,
+        base_model_name_or_path: fields.get("model", "a string", text)?,
         r: parameters.rank,
         lora_alpha: parameters.scale * parameters.rank as f64,
         lora_dropout: parameters.dropout,
@@ -90,7 +90,7 @@ pub(super) fn read(config_path: &Path, map: &Map<String, Value>, path: &Path) ->
         use_dora: parameters.dora,
         ..PeftConfig::default()
     };
-    Ok(Adapter { config, tensors, saved: BTreeMap::new() })
+    Ok((Adapter { config, tensors, saved: BTreeMap::new() }, problems))
 }
 
 /// Writes an adapter in mlx-lm's form, creating the directory if need be; other files in it are left alone.
@@ -170,7 +170,6 @@ fn keys(adapter: &Adapter, layers: Option<usize>) -> (i64, Vec<String>) {
 
 impl Parameters {
     fn read(fields: &Fields) -> Result<Self> {
-        let text = |value: &Value| value.as_str().map(str::to_string);
         let kind = fields.get("fine_tune_type", "\"lora\" or \"dora\"", text)?;
         let dora = match kind.as_deref() {
             None | Some("lora") => false,
@@ -212,34 +211,36 @@ impl Parameters {
     }
 
     /// What is wrong with a module's tensors.
-    fn problem(&self, module: &str, parts: &[Option<&str>; 3], weights: &Weights) -> Option<String> {
+    fn problem(&self, module: &str, names: &[Option<&str>; 3], weights: &Weights) -> Option<String> {
         if module.rsplit('.').next() == Some("embed_tokens") {
-            return Some(format!("{module}: wants a linear layer, got the embedding"));
+            return Some("wants a linear layer, got the embedding".to_string());
         }
         let in_block = grid::split(module).map(|(_, _, name)| name);
-        let named = |keys: &Vec<String>| keys.iter().any(|key| key == module || Some(key.as_str()) == in_block);
+        let named =
+            |keys: &Vec<String>| keys.iter().any(|key| key == module || Some(key.as_str()) == in_block);
         if !self.keys.as_ref().is_none_or(named) {
-            return Some(format!("{module}: wants a module that lora_parameters: keys names, got this"));
+            return Some("wants a module that lora_parameters: keys names, got this".to_string());
         }
-        let shapes = parts.map(|name| name.and_then(|name| weights.shape(name)));
         let rank = self.rank;
+        let shapes = names.map(|name| name.and_then(|name| weights.shape(name)));
         match shapes {
-            [Some([_, r]), Some([s, out]), m] if (*r, *s) == (rank, rank) => match m {
-                Some([size]) if size == out => None,
-                None if !self.dora => None,
-                _ => Some(format!("{module}: wants m ({out}), got {}", shown(m))),
-            },
-            [a, b, _] => Some(format!(
-                "{module}: wants lora_a (in, {rank}) and lora_b ({rank}, out), got {} and {}",
-                shown(a),
-                shown(b)
-            )),
+            [Some(&[_, r]), Some(&[s, _]), None] if (r, s) == (rank, rank) && !self.dora => return None,
+            [Some(&[_, r]), Some(&[s, out]), Some(&[m])] if (r, s, m) == (rank, rank, out) => return None,
+            _ => {}
         }
+        let magnitude = if self.dora { " and m (out)" } else { "" };
+        let got =
+            shapes.iter().zip(LEAVES).filter_map(|(shape, leaf)| Some(format!("{leaf} {:?}", (*shape)?)));
+        let got: Vec<_> = got.collect();
+        Some(format!(
+            "wants lora_a (in, {rank}) and lora_b ({rank}, out){magnitude}, got {}",
+            got.join(" and ")
+        ))
     }
 }
 
-fn shown(shape: Option<&[usize]>) -> String {
-    shape.map_or("none".to_string(), |shape| format!("{shape:?}"))
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_string)
 }
 
 fn renamed(module: &str, [from, to]: [&str; 2]) -> String {
@@ -254,3 +255,6 @@ fn to_json(value: &Value) -> String {
     serde::Serialize::serialize(value, &mut writer).expect("strings and numbers are JSON");
     String::from_utf8(bytes).expect("JSON is UTF-8")
 }
+
+#[cfg(test)]
+mod tests;
