@@ -21,6 +21,7 @@ use crate::{Error, Result};
 mod combine;
 mod config;
 mod grid;
+mod merge;
 pub mod mlx;
 
 const CONFIG: &str = "adapter_config.json";

@@ -82,7 +82,7 @@ pub fn combine(mut adapters: Vec<Weighted>) -> Result<Adapter> {
     let rank = |pair: &LoraPair| pair.a.dims()[0];
     let r = tensors.values().map(rank).next().unwrap_or(PeftConfig::default().r);
     let others = || tensors.iter().filter(|(_, pair)| rank(pair) != r);
-    let (target_modules, layers_to_transform) = grid::choice(tensors.keys(), false);
+    let (target_modules, layers_to_transform) = grid::choice(tensors.keys(), true);
     let config = PeftConfig {
         base_model_name_or_path: base,
         r,

@@ -41,8 +41,8 @@ pub(super) fn split(module: &str) -> Option<(&str, usize, &str)> {
     None
 }
 
-/// The modules in PEFT's terms: `target_modules`, and `layers_to_transform` where the first layer is not
-/// among them or `by_layer` says that there may be more.
+/// The modules in PEFT's terms: `target_modules`, and `layers_to_transform` where they are not the layers from the
+/// first, or `by_layer` says that the model may have more of them.
 pub(super) fn choice<'a>(
     modules: impl Iterator<Item = &'a String> + Clone,
     by_layer: bool,
