@@ -77,16 +77,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let layers = config.as_ref().map(|config| config.layers.len());
     adapter::write_as(directory.path(), &adapter, format, layers).map_err(|error| directory.named(error))?;
     let again = adapter::read(directory.path())?;
-    same(&adapter, &again).with_context(|| format!("{} read again", args.out.display()))?;
+    adapter.check_same(&again, &args.out)?;
     let compared = match (&model, &config) {
-        (Some(dir), Some(config)) => Some(compare(dir, config, &adapter, &again).with_context(|| {
-            format!("{} on {}", args.adapter.display(), dir.path.display())
-        })?),
+        (Some(dir), Some(config)) => Some(
+            compare(dir, config, &adapter, &again)
+                .with_context(|| format!("{} on {}", args.adapter.display(), dir.path.display()))?,
+        ),
         _ => None,
     };
     directory.commit()?;
     let modules = adapter.tensors.len() + adapter.saved.len();
-    lines.say(format!("Saved {} in {name}'s form: {modules} modules, read again the same", args.out.display()));
+    lines.say(format!(
+        "Saved {} in {name}'s form: {modules} modules, read again the same",
+        args.out.display()
+    ));
     if let Some((difference, allowed)) = compared {
         lines.say(format!(
             "Largest logit difference {:.3e}, allowed {allowed:.3e} (largest logit {:.3e})",
@@ -124,28 +128,4 @@ fn compare(
         bail!("logits: wants a difference of at most {allowed:.3e}, got {:.3e}", difference.largest);
     }
     Ok((difference, allowed))
-}
-
-/// Refuses an adapter that is not the same to the last bit.
-fn same(one: &Adapter, other: &Adapter) -> anyhow::Result<()> {
-    let equal = |a: &candle_core::Tensor, b: &candle_core::Tensor| -> anyhow::Result<bool> {
-        Ok(a.dims() == b.dims() && a.dtype() == b.dtype() && a.flatten_all()?.ne(&b.flatten_all()?)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? == 0)
-    };
-    let names = |adapter: &Adapter| (adapter.tensors.keys().cloned().collect::<Vec<_>>(), adapter.saved.keys().cloned().collect::<Vec<_>>());
-    anyhow::ensure!(names(one) == names(other), "wants the same modules, got others");
-    for (module, pair) in &one.tensors {
-        let again = &other.tensors[module];
-        let scales = (one.config.scale(module)?, other.config.scale(module)?);
-        let magnitude = match (&pair.magnitude, &again.magnitude) {
-            (Some(a), Some(b)) => equal(a, b)?,
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        let factors = equal(&pair.a, &again.a)? && equal(&pair.b, &again.b)? && magnitude;
-        let close = (scales.0 - scales.1).abs() <= 1e-12 * scales.0.abs();
-        anyhow::ensure!(factors && close, "{module}: wants the same tensors and scale, got others");
-    }
-    for (name, tensor) in &one.saved {
-        anyhow::ensure!(equal(tensor, &other.saved[name])?, "{name}: wants the same tensor, got another");
-    }
-    Ok(())
 }

@@ -23,6 +23,7 @@ mod config;
 mod grid;
 mod merge;
 pub mod mlx;
+mod same;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -188,7 +189,17 @@ fn collect(config: PeftConfig, weights: &Weights) -> Result<(Adapter, Vec<(Strin
     Ok((Adapter { config, tensors, saved }, problems))
 }
 
-/// Writes an adapter directory, creating it if need be.
+/// Writes an adapter in a form; `layers` is as in [`mlx::write`].
+///
+/// Errors: as [`write`] and [`mlx::write`].
+pub fn write_as(dir: &Path, adapter: &Adapter, format: Format, layers: Option<usize>) -> Result<()> {
+    match format {
+        Format::Peft => write(dir, adapter),
+        Format::Mlx => mlx::write(dir, adapter, layers),
+    }
+}
+
+/// Writes a PEFT adapter directory, creating it if need be.
 ///
 /// Both files are complete on disk before either takes its name, so an adapter that was there before is
 /// never left half overwritten; other files in the directory are left alone.
@@ -217,6 +228,11 @@ pub fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
     let whole = saved.iter().map(|(weight, tensor)| (format!("{PREFIX}{weight}"), tensor.clone()));
     let weights = safetensors::stage(&dir.join(TENSORS), factors.flatten().chain(whole), &[])?;
     let path = dir.join(CONFIG);
+    let mut config = config.clone();
+    if config.layers_to_transform.is_some() && !matches!(config.target_modules, TargetModules::Names(_)) {
+        // PEFT takes layers beside names only.
+        (config.target_modules, config.layers_to_transform) = grid::choice(tensors.keys(), true);
+    }
     let text = config.to_json();
     let config = atomic::stage(&path, |temporary| std::fs::write(temporary, text).map_err(Error::io(&path)))?;
     weights.commit()?;

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 mod stream;
 
-pub(crate) use stream::{Stored, write_each};
+pub(crate) use stream::write_each;
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";

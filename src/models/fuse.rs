@@ -11,9 +11,9 @@ use ::safetensors::tensor::{Dtype, View};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
+use super::Config;
 use super::build::Names;
 use super::compare::{Difference, prompts};
-use super::Config;
 use crate::load::atomic::NewDirectory;
 use crate::load::safetensors::{self, Weights};
 use crate::load::{Adapter, LoraPair, ModelDir};
@@ -144,8 +144,13 @@ enum Content<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(config: &Config, weights: &'a Weights, adapter: &'a Adapter, dtype: Option<DType>) -> Result<Self> {
-        let names = Names::find(config, weights);
+    fn new(
+        config: &Config,
+        weights: &'a Weights,
+        adapter: &'a Adapter,
+        dtype: Option<DType>,
+    ) -> Result<Self> {
+        let names = Names::checked(config, weights)?;
         let mut contents: BTreeMap<String, Content> =
             weights.names().map(|name| (name.to_string(), Content::Copied(name.to_string()))).collect();
         for (module, pair) in &adapter.tensors {
@@ -154,7 +159,8 @@ impl<'a> Plan<'a> {
             contents.insert(name, content);
         }
         let (embedding, head) = (format!("{}.embed_tokens.weight", config.prefix), "lm_head.weight");
-        let untied = config.tie_word_embeddings && [embedding.as_str(), head].iter().any(|name| adapter.saved.contains_key(*name));
+        let untied = config.tie_word_embeddings
+            && [embedding.as_str(), head].iter().any(|name| adapter.saved.contains_key(*name));
         if untied {
             // The one of the two that the adapter does not have stays what both were.
             contents.insert(names.stored(head), Content::Copied(names.stored(&embedding)));
@@ -169,7 +175,7 @@ impl<'a> Plan<'a> {
     fn dtype(&self, name: &str) -> Option<DType> {
         let source = match &self.contents[name] {
             Content::Copied(source) | Content::Merged(source, ..) => self.weights.dtype(source)?,
-            Content::Saved(tensor) => self.weights.dtype(name).unwrap_or(tensor.dtype()),
+            Content::Saved(tensor) => self.weights.dtype(name).unwrap_or(Tensor::dtype(tensor)),
         };
         let float = matches!(source, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
         float.then(|| self.dtype.unwrap_or(source))
@@ -217,7 +223,10 @@ impl<'a> Plan<'a> {
                 let elements = weight_map.keys().map(|name| self.elements(name)).sum::<usize>();
                 metadata.insert("total_parameters".to_string(), json!(elements));
             }
-            write_json(&dir.join(safetensors::INDEX), &json!({ "metadata": metadata, "weight_map": weight_map }))?;
+            write_json(
+                &dir.join(safetensors::INDEX),
+                &json!({ "metadata": metadata, "weight_map": weight_map }),
+            )?;
         }
         Ok(bytes)
     }
@@ -253,17 +262,21 @@ impl<'a> Plan<'a> {
             stored.ok_or_else(|| Error::wants(source, "a tensor of the model", "none"))
         };
         let dtype = self.dtype(name);
-        let of = |dtype: DType| Dtype::try_from(dtype).map_err(candle_core::Error::from);
         Ok(match (&self.contents[name], dtype) {
             (Content::Copied(source), None) => {
                 let stored = stored(source)?;
                 (name, stored.dtype, stored.shape.to_vec())
             }
-            (Content::Copied(source), Some(dtype)) => (name, of(dtype)?, stored(source)?.shape.to_vec()),
-            (Content::Merged(source, ..), Some(dtype)) => (name, of(dtype)?, stored(source)?.shape.to_vec()),
-            (Content::Saved(tensor), Some(dtype)) => (name, of(dtype)?, tensor.dims().to_vec()),
+            (Content::Copied(source), Some(dtype)) => {
+                (name, Dtype::from(dtype), stored(source)?.shape.to_vec())
+            }
+            (Content::Merged(source, ..), Some(dtype)) => {
+                (name, Dtype::from(dtype), stored(source)?.shape.to_vec())
+            }
+            (Content::Saved(tensor), Some(dtype)) => (name, Dtype::from(dtype), tensor.dims().to_vec()),
             (_, None) => {
-                let got = self.weights.stored(name).map_or("none".to_string(), |stored| stored.dtype.to_string());
+                let got =
+                    self.weights.stored(name).map_or("none".to_string(), |stored| stored.dtype.to_string());
                 return Err(Error::wants(name, "a weight in f16, bf16 or f32 to be merged into", got));
             }
         })
@@ -301,7 +314,9 @@ fn copy(source: &ModelDir, to: &Path, name: &str, plan: &Plan) -> Result<()> {
         return write_json(&path, &Value::Object(config));
     }
     let bytes = source.bytes(name)?.unwrap_or_default();
-    std::fs::write(&path, bytes).and_then(|()| std::fs::File::open(&path)?.sync_all()).map_err(Error::io(&path))
+    std::fs::write(&path, bytes)
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .map_err(Error::io(&path))
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -17,7 +17,6 @@ use crate::train::trainer::{Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
 use args::FineTuneType;
 use candle_core::{DType, Device};
-use std::path::Path;
 
 /// Tokens of a sample in the report.
 const SAMPLE_TOKENS: usize = 48;
@@ -85,9 +84,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                     model.add_lora(&lora, seed)?;
                 }
                 Some(path) => {
-                    // mlx-lm names the file, PEFT the directory.
-                    let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-                    let adapter = source::adapter(dir)?;
+                    let adapter = source::adapter(path)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;
                 }
