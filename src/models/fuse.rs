@@ -304,8 +304,10 @@ impl<'a> Plan<'a> {
 /// Copies a file beside the weights; `config.json` is changed where the plan asks for it.
 fn copy(source: &ModelDir, to: &Path, name: &str, plan: &Plan) -> Result<()> {
     let path = to.join(name);
-    let changed = plan.dtype.is_some() || plan.untied;
-    if let ("config.json", true, Some(mut config)) = (name, changed, source.object(name)?) {
+    if name == "config.json"
+        && (plan.dtype.is_some() || plan.untied)
+        && let Some(mut config) = source.object(name)?
+    {
         if !config.contains_key("dtype") {
             // Both old and new versions of transformers read this name.
             config.entry("torch_dtype").or_insert(Value::Null);
