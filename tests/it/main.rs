@@ -3,6 +3,7 @@
 mod adapters;
 mod cli;
 mod extremes;
+mod interchange;
 mod layers;
 mod memory;
 mod models;
