@@ -1,5 +1,6 @@
 //! `metal-candle convert`: an adapter from PEFT's form to mlx-lm's, or the other way round.
 
+use super::interrupt;
 use super::source;
 use super::terminal::{self, Lines};
 use crate::load::adapter::{self, Format};
@@ -121,7 +122,9 @@ fn compare(
     other: &Adapter,
 ) -> anyhow::Result<(Difference, f32)> {
     let (weights, prompts) = (dir.weights()?, prompts(config, &dir.tokenizer()?)?);
-    let logits = |adapter| config.logits_by_layer(&weights, Some(adapter), &prompts, DType::F32, |_| Ok(()));
+    let logits = |adapter| {
+        config.logits_by_layer(&weights, Some(adapter), &prompts, DType::F32, |_| interrupt::check())
+    };
     let difference = Difference::of(&logits(one)?, &logits(other)?)?;
     let allowed = difference.allowed(config, DType::F32);
     if !difference.within(allowed) {

@@ -3,7 +3,6 @@
 use super::interrupt;
 use super::source::{self, AdapterArgs};
 use super::terminal::{self, Lines, note, program, quoted};
-use crate::Error;
 use crate::models::fuse::{FuseOptions, FuseStage, Fused, fuse};
 use anyhow::Context;
 use candle_core::DType;
@@ -32,6 +31,9 @@ pub struct Args {
     /// What the weights are stored in [default: what they are stored in now]
     #[arg(long, value_enum)]
     dtype: Option<Stored>,
+    /// The largest difference of logits that is allowed [default: what rounding to the type may make of them]
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f32>,
     /// Replace a model directory that is there
     #[arg(long)]
     force: bool,
@@ -83,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Stored::Bf16 => DType::BF16,
             Stored::F16 => DType::F16,
         }),
+        tolerance: args.tolerance,
         replace: args.force,
     };
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
@@ -97,16 +100,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             FuseStage::Merge => "merging",
             FuseStage::Check => "running what was written",
         });
-        if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) }
+        interrupt::check()
     });
     bar.finish_and_clear();
-    let fused = match result {
-        Err(Error::Interrupted) => {
-            note("stopped; nothing was written");
-            return Ok(());
-        }
-        result => result.with_context(|| format!("{} on {}", args.adapters, dir.path.display()))?,
-    };
+    let fused = result.with_context(|| format!("{} on {}", args.adapters, dir.path.display()))?;
     say(lines, &args, &fused);
     if !args.json {
         return Ok(());

@@ -62,6 +62,10 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
+            if let Some(crate::Error::Interrupted) = error.downcast_ref() {
+                terminal::note("stopped; nothing was written");
+                return ExitCode::from(interrupt::STATUS);
+            }
             let text = format!("{error:#}");
             let lines: Vec<&str> = text.lines().collect();
             let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");

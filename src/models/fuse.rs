@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub struct FuseOptions {
     /// What all floats are stored in; as they were, if not given.
     pub dtype: Option<DType>,
+    /// The largest difference of logits that is allowed; [`Difference::allowed`], if not given.
+    pub tolerance: Option<f32>,
     /// Whether a model directory that is there may be replaced.
     pub replace: bool,
 }
@@ -41,7 +43,7 @@ pub struct Fused {
     pub bytes: u64,
     /// How far the logits are from those of the model with the adapter.
     pub difference: Difference,
-    /// What of it is allowed ([`Difference::allowed`]).
+    /// What of it is allowed.
     pub allowed: f32,
     /// How far the adapter moves the model's logits.
     pub effect: f32,
@@ -103,7 +105,7 @@ pub fn fuse(
     })?;
     let difference = Difference::of(&wanted, &got)?;
     let dtype = plan.coarsest();
-    let allowed = difference.allowed(&config, dtype);
+    let allowed = options.tolerance.unwrap_or_else(|| difference.allowed(&config, dtype));
     if !difference.within(allowed) {
         let wants = format!(
             "logits within {allowed:.3e} of the model with the adapter ({dtype:?}, largest logit {:.3e})",

@@ -51,9 +51,14 @@ fn a_fused_model_answers_as_the_model_with_its_adapter() {
     // It is a model as any other: another adapter goes into it, in the place of what was there.
     let more = path("mlx/keys");
     place.run(&format!("fuse --model new/fused --adapter {more} --save-path twice")).ok();
-    let ended = place
-        .run(&format!("fuse --model new/fused --adapter {more} --save-path model --dtype bf16 --force"))
-        .ok();
+    let again = format!("fuse --model new/fused --adapter {more} --save-path model --dtype bf16 --force");
+    // This adapter, trained far too fast for the toy that it is on, has a logit that rounding throws about.
+    let error = place.run(&again).error();
+    assert!(
+        error.contains("model: wants logits within ") && error.contains("(BF16, largest logit"),
+        "{error}"
+    );
+    let ended = place.run(&format!("{again} --tolerance 10")).ok();
     assert!(ended.stdout.contains("Merged 4 weights, stored in BF16"), "{}", ended.stdout);
     let config: Value =
         serde_json::from_slice(&std::fs::read(place.path("model/config.json")).unwrap()).unwrap();
