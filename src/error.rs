@@ -97,6 +97,10 @@ pub enum Error {
         message: String,
     },
 
+    /// The caller asked for the work to be left.
+    #[error("stopped")]
+    Interrupted,
+
     /// A chat template could not be read, or refused the conversation.
     #[error("chat template: {message}")]
     Template {

@@ -4,7 +4,7 @@ mod prompt;
 
 use super::interrupt;
 use super::precision::Precision;
-use super::source;
+use super::source::{self, AdapterArgs};
 use super::terminal::{self, note};
 use crate::generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 use crate::load::Tokenizer;
@@ -14,13 +14,13 @@ use anyhow::ensure;
 use candle_core::Device;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 /// Answer a prompt with a model, fine-tuned or not.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
+  metal-candle generate --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3 --prompt \"Why?\"
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
 
 What is not given is as the model's generation_config.json says, or greedy.
@@ -29,9 +29,8 @@ pub struct Args {
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// A PEFT adapter to put on the model
-    #[arg(long, alias = "adapter-path", value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterArgs,
     /// What to answer; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
@@ -104,7 +103,8 @@ pub struct Args {
 #[derive(serde::Serialize)]
 struct Answer<'a> {
     model: &'a str,
-    adapter: Option<&'a std::path::Path>,
+    /// The path, or a list of paths.
+    adapter: serde_json::Value,
     prompt: &'a str,
     #[serde(flatten)]
     generation: Generation,
@@ -133,9 +133,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     options.validate()?;
 
     let mut model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
-    if let Some(path) = &args.adapter {
-        let adapter = source::adapter(path, &model)?;
-        model.attach_adapter(&model.prepare_adapter(&adapter)?);
+    if let Some(adapter) = args.adapters.read(Some(&model))? {
+        let ready = model.prepare_adapter(&adapter);
+        let ready = ready.with_context(|| format!("{} on {}", args.adapters, dir.path.display()))?;
+        model.attach_adapter(&ready);
     }
 
     let mut written = Ok(());
@@ -149,7 +150,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.json {
         let answer = Answer {
             model: &args.model,
-            adapter: args.adapter.as_deref(),
+            adapter: match args.adapters.adapter.as_slice() {
+                [] => serde_json::Value::Null,
+                [one] => serde_json::json!(one),
+                several => serde_json::json!(several),
+            },
             prompt: &prompt,
             generation,
             peak_mem_gb: peak_memory_gb(),

@@ -31,3 +31,8 @@ pub fn requested() -> bool {
 pub fn flow() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
+
+/// [`requested`] as an error that ends a piece of work.
+pub fn check() -> crate::Result<()> {
+    if requested() { Err(crate::Error::Interrupted) } else { Ok(()) }
+}

@@ -1,7 +1,9 @@
 //! The command line: one verb, one file.
 
+mod convert;
 mod doctor;
 mod finetune;
+mod fuse;
 mod generate;
 mod interrupt;
 mod precision;
@@ -36,6 +38,8 @@ enum Verb {
     Quickstart(quickstart::Args),
     Train(Box<train::Args>),
     Generate(Box<generate::Args>),
+    Fuse(fuse::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -57,6 +61,10 @@ pub fn main() -> ExitCode {
                 .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
             {
                 return ExitCode::SUCCESS;
+            }
+            if let Some(crate::Error::Interrupted) = error.downcast_ref() {
+                terminal::note("stopped; nothing was written");
+                return ExitCode::from(interrupt::STATUS);
             }
             let text = format!("{error:#}");
             let lines: Vec<&str> = text.lines().collect();
@@ -88,6 +96,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     pool.build_global()?;
     interrupt::install(match cli.verb {
         Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
+        Verb::Fuse(_) | Verb::Convert(_) => Some("stopping; once more to stop at once"),
         _ => None,
     })?;
     // On a thread of the pool, parallel work starts without a hand-over from outside.
@@ -97,6 +106,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Quickstart(args) => quickstart::run(&args),
             Verb::Train(args) => train::run(*args),
             Verb::Generate(args) => generate::run(*args),
+            Verb::Fuse(args) => fuse::run(args),
+            Verb::Convert(args) => convert::run(args),
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Completions(args) => shell::completions(&args),
             Verb::Man(args) => shell::man(&args),

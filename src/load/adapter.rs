@@ -1,20 +1,29 @@
-//! LoRA adapters as PEFT keeps them: a directory of `adapter_config.json` and `adapter_model.safetensors`.
+//! LoRA adapters as PEFT keeps them: a directory of `adapter_config.json` and `adapter_model.safetensors`; and as
+//! mlx-lm does ([`mlx`]). What is read is the same either way.
 //!
 //! Tensors are named by the module they adapt: `model.layers.0.self_attn.q_proj`. In the file that is
 //! `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` (r, in) and `….lora_B.weight` (out, r), with
 //! DoRA also `….lora_magnitude_vector` (out). A module trained whole has its own names: `base_model.model.lm_head.weight`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
+pub use combine::{Weighted, combine};
 pub use config::{PeftConfig, TargetModules};
+
+use serde_json::{Map, Value};
 
 use super::{Weights, atomic, json, safetensors};
 use crate::{Error, Result};
 
+mod combine;
 mod config;
+mod grid;
+mod merge;
+pub mod mlx;
+mod same;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -42,36 +51,43 @@ pub struct LoraPair {
     pub magnitude: Option<Tensor>,
 }
 
-/// Reads an adapter directory.
+/// The forms that adapters have on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// PEFT's.
+    Peft,
+    /// mlx-lm's.
+    Mlx,
+}
+
+impl Format {
+    /// The name of the file with the tensors.
+    pub fn tensors(self) -> &'static str {
+        match self {
+            Format::Peft => TENSORS,
+            Format::Mlx => mlx::TENSORS,
+        }
+    }
+}
+
+/// Reads an adapter: a directory of PEFT or mlx-lm, or a file of tensors with its `adapter_config.json` beside it.
 ///
 /// Errors: what the configuration asks for and is not supported, by name; every tensor that is unknown, missing
 /// or of the wrong shape, all in one error.
-pub fn read(dir: &Path) -> Result<Adapter> {
-    read_and(dir, |_| Ok(Vec::new()))
+pub fn read(path: &Path) -> Result<Adapter> {
+    read_and(path, |_| Ok(Vec::new()))
 }
 
 /// As [`read`]; what `check` finds, by module, is in the same error.
 pub(crate) fn read_and(
-    dir: &Path,
+    path: &Path,
     check: impl FnOnce(&Adapter) -> Result<Vec<(String, String)>>,
 ) -> Result<Adapter> {
-    if !dir.is_dir() {
-        let got = if dir.exists() { "a file" } else { "no such directory" };
-        return Err(Error::wants(dir.display().to_string(), "a PEFT adapter directory", got));
-    }
-    let path = dir.join(TENSORS);
-    if !path.is_file() {
-        let got = match () {
-            _ if dir.join("adapter_model.bin").is_file() => "only adapter_model.bin",
-            _ if dir.join("adapters.safetensors").is_file() => "an mlx-lm adapter (adapters.safetensors)",
-            _ => "no such file",
-        };
-        return Err(Error::wants(dir.display().to_string(), TENSORS, got));
-    }
-    let config_path = dir.join(CONFIG);
-    let config = PeftConfig::from_json(&config_path, &json::read(&config_path, "a PEFT configuration")?)?;
-    let weights = Weights::open_file(&path)?;
-    let (adapter, mut problems) = collect(config, &weights)?;
+    let (config_path, map, path) = locate(path)?;
+    let (adapter, mut problems) = match format(&map) {
+        Format::Peft => collect(PeftConfig::from_json(&config_path, &map)?, &Weights::open_file(&path)?)?,
+        Format::Mlx => mlx::collect(&config_path, &map, &path)?,
+    };
     for (module, problem) in check(&adapter)? {
         // A module whose tensors are broken lacks them too: once is enough.
         if !problems.iter().any(|(known, _)| *known == module) {
@@ -80,6 +96,37 @@ pub(crate) fn read_and(
     }
     refuse(&path, problems)?;
     Ok(adapter)
+}
+
+/// The configuration's path and contents, and the path of the tensors.
+fn locate(path: &Path) -> Result<(PathBuf, Map<String, Value>, PathBuf)> {
+    let wants = "an adapter directory of PEFT or mlx-lm";
+    if !path.exists() {
+        return Err(Error::wants(path.display().to_string(), wants, "no such directory"));
+    }
+    let dir = if path.is_file() { path.parent().unwrap_or(Path::new("")) } else { path };
+    let config_path = dir.join(CONFIG);
+    if !config_path.is_file() {
+        let wants = format!("{CONFIG} with {TENSORS} or {}", mlx::TENSORS);
+        return Err(Error::wants(dir.display().to_string(), wants, format!("no {CONFIG}")));
+    }
+    let map: Map<String, Value> = json::read(&config_path, "an adapter's configuration")?;
+    if path.is_file() {
+        return Ok((config_path, map, path.to_path_buf()));
+    }
+    let tensors = dir.join(format(&map).tensors());
+    if !tensors.is_file() {
+        let other = ["adapter_model.bin", TENSORS, mlx::TENSORS].into_iter().find(|n| dir.join(n).is_file());
+        let got = other.map_or("no such file".to_string(), |name| format!("only {name}"));
+        return Err(Error::wants(dir.display().to_string(), format(&map).tensors(), got));
+    }
+    Ok((config_path, map, tensors))
+}
+
+/// The form that a configuration is of.
+fn format(map: &Map<String, Value>) -> Format {
+    let mlx = ["lora_parameters", "fine_tune_type", "num_layers"].iter().any(|key| map.contains_key(*key));
+    if mlx && !map.contains_key("peft_type") { Format::Mlx } else { Format::Peft }
 }
 
 /// The error of all `problems`, if there are any.
@@ -138,7 +185,17 @@ fn collect(config: PeftConfig, weights: &Weights) -> Result<(Adapter, Vec<(Strin
     Ok((Adapter { config, tensors, saved }, problems))
 }
 
-/// Writes an adapter directory, creating it if need be.
+/// Writes an adapter in a form; `layers` is as in [`mlx::write`].
+///
+/// Errors: as [`write`] and [`mlx::write`].
+pub fn write_as(dir: &Path, adapter: &Adapter, format: Format, layers: Option<usize>) -> Result<()> {
+    match format {
+        Format::Peft => write(dir, adapter),
+        Format::Mlx => mlx::write(dir, adapter, layers),
+    }
+}
+
+/// Writes a PEFT adapter directory, creating it if need be.
 ///
 /// Both files are complete on disk before either takes its name, so an adapter that was there before is
 /// never left half overwritten; other files in the directory are left alone.
@@ -167,6 +224,11 @@ pub fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
     let whole = saved.iter().map(|(weight, tensor)| (format!("{PREFIX}{weight}"), tensor.clone()));
     let weights = safetensors::stage(&dir.join(TENSORS), factors.flatten().chain(whole), &[])?;
     let path = dir.join(CONFIG);
+    let mut config = config.clone();
+    if config.layers_to_transform.is_some() && !matches!(config.target_modules, TargetModules::Names(_)) {
+        // PEFT takes layers beside names only.
+        (config.target_modules, config.layers_to_transform) = grid::choice(tensors.keys(), true);
+    }
     let text = config.to_json();
     let config = atomic::stage(&path, |temporary| std::fs::write(temporary, text).map_err(Error::io(&path)))?;
     weights.commit()?;

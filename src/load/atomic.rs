@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
+mod directory;
+
+pub use directory::NewDirectory;
+
 /// Replaces `path` with what `fill` writes to the temporary path it is given.
 ///
 /// When `fill` fails, the temporary file is removed and an existing `path` is as it was.

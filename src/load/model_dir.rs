@@ -141,6 +141,23 @@ impl ModelDir {
         })
     }
 
+    /// The names of the files beside the weights that make the model whole: configurations, the tokenizer's files,
+    /// chat templates, code, licences.
+    pub fn companions(&self) -> Result<Vec<String>> {
+        let listed: Vec<String> = match self.embedded {
+            Some(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
+            None => std::fs::read_dir(&self.path)
+                .map_err(Error::io(&self.path))?
+                .flatten()
+                .filter(|entry| entry.path().is_file())
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect(),
+        };
+        let mut names: Vec<String> = listed.into_iter().filter(|name| is_companion(name)).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// The weights.
     pub fn weights(&self) -> Result<Weights> {
         if self.embedded.is_none() {
@@ -188,6 +205,14 @@ impl Fields {
     fn name(&self, key: &str) -> String {
         format!("{}: {key}", self.path.display())
     }
+}
+
+fn is_companion(name: &str) -> bool {
+    let licence = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].iter().any(|start| name.starts_with(start));
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    let kind = ["json", "jinja", "model", "txt", "tiktoken", "py"].contains(&end);
+    let other = name.ends_with(".index.json") || name == "adapter_config.json" || name.starts_with('.');
+    (licence || kind) && !other
 }
 
 fn as_usize(value: &Value) -> Option<usize> {

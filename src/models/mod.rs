@@ -4,8 +4,11 @@
 //! `config.json` leaves unsaid.
 
 mod build;
+mod by_layer;
+pub mod compare;
 mod config;
 mod context;
+pub mod fuse;
 mod gemma3;
 mod layer;
 mod llama;

@@ -155,7 +155,7 @@ impl Model {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens.weight)
     }
 
-    fn project(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.head().detach(), None)?.to_dtype(DType::F32)
     }
 

@@ -1,5 +1,7 @@
 //! The binary itself, in a temporary directory.
 
+mod convert;
+mod fuse;
 mod generate;
 mod people;
 mod train;

@@ -4,6 +4,7 @@ mod adapters;
 mod cli;
 mod extremes;
 mod fuzz;
+mod interchange;
 mod layers;
 mod memory;
 mod models;

@@ -19,7 +19,7 @@ pub fn directory(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
 }
 
-fn config(name: &str) -> Config {
+pub fn config(name: &str) -> Config {
     Config::open(&ModelDir::at(directory(name))).unwrap()
 }
 

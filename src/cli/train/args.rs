@@ -172,8 +172,8 @@ pub struct Args {
     /// Batches of a step [default: 1]
     #[arg(long, value_name = "N")]
     pub grad_accumulation_steps: Option<usize>,
-    /// Go on from this adapter's weights
-    #[arg(long, value_name = "DIR")]
+    /// Go on from this adapter's weights: a directory of PEFT or mlx-lm, or a file of tensors in one
+    #[arg(long, value_name = "PATH")]
     pub resume_adapter_file: Option<PathBuf>,
     /// Where the adapter, its checkpoints and the report go [default: adapters]
     #[arg(long, value_name = "DIR")]

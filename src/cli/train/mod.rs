@@ -17,7 +17,6 @@ use crate::train::trainer::{Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
 use args::FineTuneType;
 use candle_core::{DType, Device};
-use std::path::Path;
 
 /// Tokens of a sample in the report.
 const SAMPLE_TOKENS: usize = 48;
@@ -90,9 +89,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                     model.add_lora(&lora, seed)?;
                 }
                 Some(path) => {
-                    // mlx-lm names the file, PEFT the directory.
-                    let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-                    let adapter = source::adapter(dir, &model)?;
+                    let adapter = source::adapter(path, Some(&model))?;
                     args.check_resumed(&adapter.config)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;

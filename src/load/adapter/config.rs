@@ -281,9 +281,9 @@ const READ: &[&str] = &[
     "use_rslora",
 ];
 
-struct Fields<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
+pub(super) struct Fields<'a> {
+    pub path: &'a Path,
+    pub map: &'a Map<String, Value>,
 }
 
 impl Fields<'_> {
@@ -322,7 +322,7 @@ impl Fields<'_> {
         Ok(())
     }
 
-    fn get<T>(&self, key: &str, wants: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+    pub fn get<T>(&self, key: &str, wants: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match read(value) {
@@ -339,7 +339,7 @@ impl Fields<'_> {
         Ok(self.get(key, &format!("patterns with {wants}"), all)?.unwrap_or_default())
     }
 
-    fn name(&self, key: &str) -> String {
+    pub fn name(&self, key: &str) -> String {
         format!("{}: {key}", self.path.display())
     }
 }
@@ -376,15 +376,15 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
-fn positive(value: &Value) -> Option<usize> {
+pub(super) fn positive(value: &Value) -> Option<usize> {
     value.as_u64().filter(|&value| value > 0 && value <= u32::MAX.into()).map(|value| value as usize)
 }
 
-fn probability(value: &Value) -> Option<f64> {
+pub(super) fn probability(value: &Value) -> Option<f64> {
     value.as_f64().filter(|value| (0.0..1.0).contains(value))
 }
 
-fn strings(value: &Value) -> Option<Vec<String>> {
+pub(super) fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| Some(item.as_str()?.to_string())).collect()
 }
 
