@@ -20,17 +20,21 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
+  metal-candle generate --model Qwen/Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
 
 What is not given is as the model's generation_config.json says, or greedy.
 The answer goes to stdout, token by token; what it took goes to stderr.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face directory, or org/name of the hub
+    #[arg(long, value_name = "MODEL")]
     model: String,
-    /// A PEFT adapter to put on the model
-    #[arg(long, alias = "adapter-path", value_name = "DIR")]
+    /// The branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+    /// A PEFT adapter to put on the model: a directory, or org/name of the hub
+    #[arg(long, alias = "adapter-path", value_name = "ADAPTER")]
     adapter: Option<PathBuf>,
     /// What to answer; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -114,7 +118,7 @@ struct Answer<'a> {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt::read(&args.prompt)?;
-    let dir = source::model(&args.model)?;
+    let dir = source::model(&args.model, args.revision.as_deref())?;
     let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let template = template.filter(|_| !args.ignore_chat_template);

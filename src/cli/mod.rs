@@ -58,6 +58,10 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
+            if let Some(stopped @ crate::Error::Stopped { .. }) = error.downcast_ref() {
+                terminal::note(stopped);
+                return ExitCode::from(interrupt::STATUS);
+            }
             let text = format!("{error:#}");
             let lines: Vec<&str> = text.lines().collect();
             let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");

@@ -45,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Reads the data and the model, and says what is wrong with them.
 fn prepare(args: &Args) -> anyhow::Result<FineTune> {
-    let dir = source::model(args.model()?)?;
+    let dir = source::model(args.model()?, args.revision.as_deref())?;
     let full = args.fine_tune_type.unwrap_or_default() == FineTuneType::Full;
     ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got lora");
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
@@ -121,7 +121,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     let (total, trained) = run.parameters();
     lines.say(format!(
         "Model {}: {}, {:.3} M parameters, {:.3} M trained ({:.3} %), {:?}",
-        run.dir.path.display(),
+        run.dir.name(),
         run.model.config.model_type,
         total as f64 / 1e6,
         trained as f64 / 1e6,
@@ -148,7 +148,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     lines.say(format!("Report {}", report.display()));
     lines.say(match outcome.interrupted {
         true => format!("Stopped after step {}. {}", outcome.steps, go_on(run)),
-        false => format!("Next: {}", next(run)),
+        false => format!("Next: {}", next(args, run)?),
     });
     Ok(Finished {
         valid_loss_before: outcome.valid_before,
@@ -173,13 +173,18 @@ fn go_on(run: &FineTune) -> String {
 }
 
 /// The command a user would type next.
-fn next(run: &FineTune) -> String {
+fn next(args: &Args, run: &FineTune) -> anyhow::Result<String> {
     let output = quoted(&run.options.output);
+    let revision =
+        args.revision.as_ref().map(|revision| format!(" --revision {}", quoted(Path::new(revision))));
     let model = match run.checkpoint {
-        Checkpoint::Lora(_) => format!("{} --adapter {output}", quoted(&run.dir.path)),
+        Checkpoint::Lora(_) => {
+            let model = quoted(Path::new(args.model()?));
+            format!("{model}{} --adapter {output}", revision.unwrap_or_default())
+        }
         Checkpoint::Full { .. } => output,
     };
-    format!("{} generate --model {model} --prompt \"...\"", program())
+    Ok(format!("{} generate --model {model} --prompt \"...\"", program()))
 }
 
 /// What is answered before and after for the report: what was asked for, or the beginnings of held-out rows.
