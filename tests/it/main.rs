@@ -3,6 +3,8 @@
 mod cli;
 mod extremes;
 mod fuzz;
+#[cfg(feature = "hub")]
+mod hub;
 mod layers;
 mod memory;
 mod models;

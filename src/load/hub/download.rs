@@ -228,8 +228,9 @@ impl Part {
     fn write(&mut self, bytes: &[u8], run: &Run, size: Option<u64>) -> Result<()> {
         if let Err(error) = self.file.write_all(bytes) {
             let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
-            let kept =
-                format!("{error}; {}{of} bytes are kept, and the next run goes on from them", self.len);
+            // A part of the chunk may have gone in.
+            let kept = self.file.stream_position().unwrap_or(self.len);
+            let kept = format!("{error}; {kept}{of} bytes are kept, and the next run goes on from them");
             return Err(Error::io(&self.path)(std::io::Error::new(error.kind(), kept)));
         }
         self.count(bytes, run);
