@@ -185,7 +185,7 @@ pub enum HubFailure {
     },
     /// No connection, or one that broke and did not come back.
     #[error("cannot reach {host} ({message}){}", match cache {
-        Some(cache) => format!(", and it is not in the cache {}", cache.display()),
+        Some(cache) => format!("; no such directory, and nothing of that name in the cache {}", cache.display()),
         None => String::new(),
     })]
     Unreachable {

@@ -23,7 +23,7 @@ fn each_refusal_says_what_to_do() {
         ),
         ("/api/", 404, "", "", &["no such repository"]),
         (
-            "config.json",
+            "/config.json",
             401,
             GATED,
             "",
@@ -212,7 +212,8 @@ fn without_a_network_the_cache_will_do() {
     let nowhere = format!("http://127.0.0.1:{port}");
     let unreachable = hub(&server, home.path(), &[("HF_ENDPOINT", &nowhere)]);
     let error = refused(&unreachable, &at("main"));
-    let words = ["cannot reach http://127.0.0.1 (Connection refused", "it is not in the cache"];
+    let words =
+        ["cannot reach http://127.0.0.1 (Connection refused", "no such directory, and nothing of that name"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");
     let snapshot = got(&hub(&server, home.path(), &[]));
     let (result, told) = fetch(&unreachable, &at("main"));
