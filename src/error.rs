@@ -184,7 +184,7 @@ pub enum HubFailure {
         status: u16,
     },
     /// No connection, or one that broke and did not come back.
-    #[error("cannot reach {host} ({message}){}", match cache {
+    #[error("the connection to {host} failed ({message}){}", match cache {
         Some(cache) => format!("; no such directory, and nothing of that name in the cache {}", cache.display()),
         None => String::new(),
     })]

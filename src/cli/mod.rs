@@ -62,7 +62,13 @@ pub fn main() -> ExitCode {
                 terminal::note(stopped);
                 return ExitCode::from(interrupt::STATUS);
             }
-            let text = format!("{error:#}");
+            let mut text = String::new();
+            for cause in error.chain().map(ToString::to_string) {
+                // Most errors end with their own cause.
+                if !text.contains(&cause) {
+                    text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+                }
+            }
             let lines: Vec<&str> = text.lines().collect();
             let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");
             if lines.len() > ERROR_LINES {
