@@ -42,9 +42,7 @@ pub struct GenerationConfig {
 
 impl ModelDir {
     /// A model given by the user: a directory, or the name (`org/name`) of a model that is already in the
-    /// Hugging Face cache, in the revision `main`. Nothing is downloaded: [`Hub::fetch`] does that.
-    ///
-    /// [`Hub::fetch`]: super::hub::Hub::fetch
+    /// Hugging Face cache, in the revision `main`. Nothing is downloaded: `Hub::fetch` does that.
     pub fn resolve(model: &str) -> Result<Self> {
         match Self::directory(model)? {
             Some(dir) => Ok(dir),

@@ -25,22 +25,22 @@ pub(super) struct Client<'a> {
 /// Why a request gave nothing.
 pub(super) enum Trouble {
     /// It will not do better another time.
-    Lasting(Error),
+    Lasting(Box<Error>),
     /// It may; after this wait, if the hub said so.
-    Passing(Error, Option<Duration>),
+    Passing(Box<Error>, Option<Duration>),
 }
 
 impl Trouble {
     pub(super) fn into_error(self) -> Error {
         match self {
-            Trouble::Lasting(error) | Trouble::Passing(error, _) => error,
+            Trouble::Lasting(error) | Trouble::Passing(error, _) => *error,
         }
     }
 }
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Trouble::Lasting(error)
+        Trouble::Lasting(Box::new(error))
     }
 }
 
@@ -138,13 +138,13 @@ impl<'a> Client<'a> {
         let host = origin(url).map_or(url.to_string(), |(scheme, host, _)| format!("{scheme}://{host}"));
         let message = error.to_string();
         let message = message.strip_prefix("io: ").unwrap_or(&message).to_string();
-        Trouble::Passing(self.error(HubFailure::Unreachable { host, message, cache: None }), None)
+        Trouble::Passing(Box::new(self.error(HubFailure::Unreachable { host, message, cache: None })), None)
     }
 
     /// An answer that is none of a hub.
     pub(super) fn strange(&self, wants: &'static str, got: impl Into<String>) -> Trouble {
         let endpoint = self.hub.endpoint.clone();
-        Trouble::Lasting(self.error(HubFailure::Answer { endpoint, wants, got: got.into() }))
+        self.error(HubFailure::Answer { endpoint, wants, got: got.into() }).into()
     }
 
     fn error(&self, failure: HubFailure) -> Error {
@@ -179,7 +179,7 @@ impl<'a> Client<'a> {
             (429, ..) => HubFailure::RateLimited { wait: wait.map(|wait| wait.as_secs()) },
             _ => HubFailure::Status { endpoint, status },
         };
-        let error = Error::Hub { what: what.to_string(), failure };
+        let error = Box::new(Error::Hub { what: what.to_string(), failure });
         match status {
             408 | 429 | 500.. if wait.is_none_or(|wait| wait <= PATIENCE) => Trouble::Passing(error, wait),
             _ => Trouble::Lasting(error),

@@ -159,14 +159,14 @@ impl Run<'_> {
         if let (Some(total), Some(wants)) = (total, head.size)
             && total != wants
         {
-            return Err(Trouble::Lasting(size(total)));
+            return Err(size(total).into());
         }
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut chunk = vec![0; CHUNK];
         loop {
             let n = match body.read(&mut chunk) {
                 Ok(0) if head.size.is_none_or(|size| part.len == size) => return Ok(()),
-                Ok(0) => return Err(Trouble::Passing(size(part.len), None)),
+                Ok(0) => return Err(Trouble::Passing(Box::new(size(part.len)), None)),
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.client.unreachable(url, &error)),
@@ -175,10 +175,10 @@ impl Run<'_> {
             if head.size.is_some_and(|size| part.len > size) {
                 let got = part.len;
                 part.restart(self)?;
-                return Err(Trouble::Lasting(size(got)));
+                return Err(size(got).into());
             }
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Trouble::Lasting(self.stopped()));
+                return Err(self.stopped().into());
             }
         }
     }

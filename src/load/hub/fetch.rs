@@ -198,25 +198,24 @@ impl Run<'_> {
                 let body = response.into_body().into_with_config().limit(LISTING).read_to_vec();
                 body.map_err(|error| self.client.unreachable(&url, &error))
             });
-            let error = match answer {
+            let mut trouble = match answer {
                 Ok(body) => {
                     let listing: Option<Listing> = serde_json::from_slice(&body).ok();
                     let listing = listing.filter(|listing| safe(&listing.sha));
                     let wants = "a listing of files with their commit";
                     return listing.ok_or_else(|| self.client.strange(wants, "another answer").into_error());
                 }
-                Err(Trouble::Passing(Error::Hub { what, mut failure }, wait)) => {
-                    if let HubFailure::Unreachable { cache, .. } = &mut failure {
-                        *cache = patient.then(|| self.hub.cache.clone());
-                        return Err(Error::Hub { what, failure });
-                    }
-                    Trouble::Passing(Error::Hub { what, failure }, wait)
-                }
                 Err(trouble) => trouble,
             };
+            if let Trouble::Passing(error, _) = &mut trouble
+                && let Error::Hub { failure: HubFailure::Unreachable { cache, .. }, .. } = &mut **error
+            {
+                *cache = patient.then(|| self.hub.cache.clone());
+                return Err(trouble.into_error());
+            }
             match patient {
-                true => patience.after(error, events)?,
-                false => return Err(error.into_error()),
+                true => patience.after(trouble, events)?,
+                false => return Err(trouble.into_error()),
             }
         }
     }
@@ -317,7 +316,7 @@ impl<'r, 'a> Patience<'r, 'a> {
         let wait = asked.unwrap_or(self.wait);
         self.left -= 1;
         self.wait *= 2;
-        events.send(Event::Retry { error, wait }).ok();
+        events.send(Event::Retry { error: *error, wait }).ok();
         self.run.sleep(wait)
     }
 }

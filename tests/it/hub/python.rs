@@ -10,7 +10,7 @@ fn recorded() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("hub_cache.json")).unwrap()).unwrap()
 }
 
-fn text<'v>(value: &'v Value) -> &'v str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
