@@ -80,6 +80,7 @@ impl Shown {
                 (self.bytes, self.told) = (bytes, Instant::now());
                 self.bar.reset();
                 self.bar.set_length(bytes);
+                self.bar.set_message(self.what.clone());
                 self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
             }
             Event::Bytes(bytes) => {
