@@ -5,6 +5,7 @@ check:
     cargo fmt --check
     cargo clippy --release --all-targets -- -D warnings
     cargo clippy --release --lib --no-default-features -- -D warnings
+    cargo clippy --release --lib --no-default-features --features hub -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 
 # All tests.

@@ -66,7 +66,7 @@ struct Written<'a> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let lines = Lines::new(args.json);
     let adapter = source::adapter(&args.adapter, None)?;
-    let model = args.model.as_deref().map(source::model).transpose()?;
+    let model = args.model.as_deref().map(|given| source::model(given, None)).transpose()?;
     let config = model.as_ref().map(Config::open).transpose()?;
     let input = if args.adapter.is_file() { args.adapter.parent() } else { Some(args.adapter.as_path()) };
     let replaces = args.force.then_some("adapter_config.json");
@@ -123,7 +123,7 @@ fn compare(
 ) -> anyhow::Result<(Difference, f32)> {
     let (weights, prompts) = (dir.weights()?, prompts(config, &dir.tokenizer()?)?);
     let logits = |adapter| {
-        config.logits_by_layer(&weights, Some(adapter), &prompts, DType::F32, |_| interrupt::check())
+        config.logits_by_layer(&weights, Some(adapter), &prompts, DType::F32, |_| interrupt::check("convert"))
     };
     let difference = Difference::of(&logits(one)?, &logits(other)?)?;
     let allowed = difference.allowed(config, DType::F32);

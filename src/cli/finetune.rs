@@ -119,7 +119,7 @@ impl FineTune {
         test_loss: Option<f64>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::read(&self.options.output.join("metrics.jsonl"))?;
-        let title = format!("{} fine-tuned", self.dir.path.display());
+        let title = format!("{} fine-tuned", self.dir.name());
         let subtitle = format!("{} steps in {:.0} s on {data}", outcome.steps, outcome.seconds);
         let config = self.configuration(data)?;
         let (title, subtitle) = (title.as_str(), subtitle.as_str());
@@ -133,7 +133,7 @@ impl FineTune {
     fn configuration(&self, data: &str) -> anyhow::Result<Vec<(String, String)>> {
         let o = &self.options;
         let mut shown = vec![
-            ("model", self.dir.path.display().to_string()),
+            ("model", self.dir.name()),
             ("data", data.to_string()),
             ("dtype", format!("{:?}", self.model.dtype())),
             ("iters", o.iters.to_string()),

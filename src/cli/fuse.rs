@@ -1,7 +1,7 @@
 //! `metal-candle fuse`: an adapter, or several, in the weights of the model, named as in `mlx_lm.fuse`.
 
 use super::interrupt;
-use super::source::{self, AdapterArgs};
+use super::source::{AdapterArgs, ModelArgs};
 use super::terminal::{self, Lines, note, program, quoted};
 use crate::models::fuse::{FuseOptions, FuseStage, Fused, fuse};
 use anyhow::Context;
@@ -20,9 +20,8 @@ use std::path::PathBuf;
 Weights are merged in f32 and stored in the type they had, or in --dtype. The directory takes its name when its
 logits have been compared with those of the model with the adapter: transformers, mlx-lm and vLLM load it.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
     /// The directory to write, which must not be there yet or be empty
@@ -76,7 +75,7 @@ struct Written<'a> {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let lines = Lines::new(args.json);
-    let dir = source::model(&args.model)?;
+    let dir = args.model.resolve()?;
     let weights = args.adapters.weights()?;
     let adapter = args.adapters.read(None)?.context("--adapter: wants an adapter directory, got none")?;
     let options = FuseOptions {
@@ -100,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             FuseStage::Merge => "merging",
             FuseStage::Check => "running what was written",
         });
-        interrupt::check()
+        interrupt::check("fuse")
     });
     bar.finish_and_clear();
     let fused = result.with_context(|| format!("{} on {}", args.adapters, dir.path.display()))?;
@@ -109,7 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     terminal::json(&Written {
-        model: &args.model,
+        model: &args.model.model,
         adapters: &args.adapters.adapter,
         adapter_weights: weights,
         path: &args.save_path,

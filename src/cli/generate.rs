@@ -4,13 +4,13 @@ mod prompt;
 
 use super::interrupt;
 use super::precision::Precision;
-use super::source::{self, AdapterArgs};
+use super::source::{AdapterArgs, ModelArgs};
 use super::terminal::{self, note};
 use crate::generate::{Event, FinishReason, GenerateOptions, Generation, generate};
 use crate::load::Tokenizer;
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use candle_core::Device;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
+  metal-candle generate --model Qwen/Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3 --prompt \"Why?\"
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
@@ -26,9 +27,8 @@ use std::ops::ControlFlow;
 What is not given is as the model's generation_config.json says, or greedy.
 The answer goes to stdout, token by token; what it took goes to stderr.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
     /// What to answer; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
@@ -114,7 +114,7 @@ struct Answer<'a> {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt::read(&args.prompt)?;
-    let dir = source::model(&args.model)?;
+    let dir = args.model.resolve()?;
     let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let template = template.filter(|_| !args.ignore_chat_template);
@@ -149,7 +149,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     written?;
     if args.json {
         let answer = Answer {
-            model: &args.model,
+            model: &args.model.model,
             adapter: match args.adapters.adapter.as_slice() {
                 [] => serde_json::Value::Null,
                 [one] => serde_json::json!(one),

@@ -32,7 +32,10 @@ pub fn flow() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// [`requested`] as an error that ends a piece of work.
-pub fn check() -> crate::Result<()> {
-    if requested() { Err(crate::Error::Interrupted) } else { Ok(()) }
+/// [`requested`] as an error that ends `what`, which writes nothing before its end.
+pub fn check(what: &str) -> crate::Result<()> {
+    match requested() {
+        true => Err(crate::Error::Stopped { what: what.to_string(), left: "nothing was written" }),
+        false => Ok(()),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod convert;
 mod doctor;
+mod download;
 mod finetune;
 mod fuse;
 mod generate;
@@ -62,11 +63,17 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            if let Some(crate::Error::Interrupted) = error.downcast_ref() {
-                terminal::note("stopped; nothing was written");
+            if let Some(stopped @ crate::Error::Stopped { .. }) = error.downcast_ref() {
+                terminal::note(stopped);
                 return ExitCode::from(interrupt::STATUS);
             }
-            let text = format!("{error:#}");
+            let mut text = String::new();
+            for cause in error.chain().map(ToString::to_string) {
+                // Most errors end with their own cause.
+                if !text.contains(&cause) {
+                    text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+                }
+            }
             let lines: Vec<&str> = text.lines().collect();
             let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");
             if lines.len() > ERROR_LINES {

@@ -1,30 +1,65 @@
-//! Where the models and adapters that the flags name come from.
+//! Where the models and adapters that the flags name come from: directories, or the Hugging Face hub.
 
+use super::download::fetch;
 use crate::load::adapter::{self, Weighted};
+use crate::load::hub::{Files, Repository};
 use crate::load::{Adapter, ModelDir};
 use crate::models::Model;
 use anyhow::ensure;
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The model of `--model`.
-pub fn model(given: &str) -> anyhow::Result<ModelDir> {
-    Ok(ModelDir::resolve(given)?)
+/// `--model` and its `--revision`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// The model: a Hugging Face directory, or org/name of the hub
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// The branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+}
+
+impl ModelArgs {
+    /// The model.
+    pub fn resolve(&self) -> anyhow::Result<ModelDir> {
+        model(&self.model, self.revision.as_deref())
+    }
+}
+
+/// The model of `--model`, in the revision of `--revision`.
+pub fn model(given: &str, revision: Option<&str>) -> anyhow::Result<ModelDir> {
+    if let Some(dir) = ModelDir::directory(given)? {
+        ensure!(
+            revision.is_none(),
+            "--revision: wants a model of the hub (org/name), got the directory {given}"
+        );
+        return Ok(dir);
+    }
+    Ok(ModelDir::at(fetch(Repository::new(given, revision, Files::Model)?)?))
 }
 
 /// The adapter of `--adapter`; for this model, if it is there.
 pub fn adapter(given: &Path, model: Option<&Model>) -> anyhow::Result<Adapter> {
+    let path = match given.to_str() {
+        Some(id) if !given.exists() && Repository::is_id(id) => {
+            Cow::Owned(fetch(Repository::new(id, None, Files::Adapter)?)?)
+        }
+        _ => Cow::Borrowed(given),
+    };
     Ok(match model {
-        Some(model) => model.read_adapter(given)?,
-        None => adapter::read(given)?,
+        Some(model) => model.read_adapter(&path)?,
+        None => adapter::read(&path)?,
     })
 }
 
 /// `--adapter` where several may be given.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AdapterArgs {
-    /// An adapter to put on the model, PEFT's or mlx-lm's; may be repeated: their updates add up
-    #[arg(long, alias = "adapter-path", value_name = "DIR")]
+    /// An adapter to put on the model, PEFT's or mlx-lm's: a directory, or org/name of the hub; may be repeated:
+    /// their updates add up
+    #[arg(long, alias = "adapter-path", value_name = "ADAPTER")]
     pub adapter: Vec<PathBuf>,
     /// What each adapter's update is multiplied by, in their order [default: 1 each]
     #[arg(long, alias = "weights", value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]

@@ -4,6 +4,8 @@ mod adapters;
 mod cli;
 mod extremes;
 mod fuzz;
+#[cfg(feature = "hub")]
+mod hub;
 mod interchange;
 mod layers;
 mod memory;

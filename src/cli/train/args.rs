@@ -74,7 +74,7 @@ pub enum ScheduleName {
 #[serde(default, deny_unknown_fields)]
 #[command(after_help = "Examples:
   metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600
-  metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
+  metal-candle train --model Qwen/Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
   metal-candle train --model ./Qwen3-0.6B --data ./data --fine-tune-type dora --rank 16
   metal-candle train --config lora.yaml --iters 100
 
@@ -84,9 +84,12 @@ The data are JSONL rows in one of four forms:
   {\"messages\": [...]}
   {\"messages\": [...], \"tools\": [...]}")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face directory, or org/name of the hub
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// The branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
     /// A directory with train.jsonl, valid.jsonl, test.jsonl, or one JSONL file that is split
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
@@ -263,7 +266,7 @@ impl Args {
             let message = text.lines().next().unwrap_or_default();
             anyhow::anyhow!("{}: {}", path.display(), message.trim_start_matches("error: "))
         })?;
-        take!(self, file: model, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
+        take!(self, file: model, revision, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
             max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
@@ -286,7 +289,7 @@ impl Args {
 
     /// The model, which must be given.
     pub fn model(&self) -> anyhow::Result<&str> {
-        self.model.as_deref().context("--model: wants a model directory, got none")
+        self.model.as_deref().context("--model: wants a model directory or org/name, got none")
     }
 
     /// The data, which must be given.

@@ -17,6 +17,7 @@ use crate::train::trainer::{Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
 use args::FineTuneType;
 use candle_core::{DType, Device};
+use std::path::Path;
 
 /// Tokens of a sample in the report.
 const SAMPLE_TOKENS: usize = 48;
@@ -44,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Reads the data and the model, and says what is wrong with them.
 fn prepare(args: &Args) -> anyhow::Result<FineTune> {
-    let dir = source::model(args.model()?)?;
+    let dir = source::model(args.model()?, args.revision.as_deref())?;
     let kind = args.fine_tune_type.unwrap_or_default();
     let full = kind == FineTuneType::Full;
     ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got {}", kind.name());
@@ -124,7 +125,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     let (total, trained) = run.parameters();
     lines.say(format!(
         "Model {}: {}, {:.3} M parameters, {:.3} M trained ({:.3} %), {:?}",
-        run.dir.path.display(),
+        run.dir.name(),
         run.model.config.model_type,
         total as f64 / 1e6,
         trained as f64 / 1e6,
@@ -151,7 +152,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     lines.say(format!("Report {}", report.display()));
     lines.say(match outcome.interrupted {
         true => format!("Stopped after step {}. {}", outcome.steps, go_on(run)),
-        false => format!("Next: {}", next(run)),
+        false => format!("Next: {}", next(args, run)?),
     });
     Ok(Finished {
         valid_loss_before: outcome.valid_before,
@@ -176,13 +177,18 @@ fn go_on(run: &FineTune) -> String {
 }
 
 /// The command a user would type next.
-fn next(run: &FineTune) -> String {
+fn next(args: &Args, run: &FineTune) -> anyhow::Result<String> {
     let output = quoted(&run.options.output);
+    let revision =
+        args.revision.as_ref().map(|revision| format!(" --revision {}", quoted(Path::new(revision))));
     let model = match run.checkpoint {
-        Checkpoint::Lora(_) => format!("{} --adapter {output}", quoted(&run.dir.path)),
+        Checkpoint::Lora(_) => {
+            let model = quoted(Path::new(args.model()?));
+            format!("{model}{} --adapter {output}", revision.unwrap_or_default())
+        }
         Checkpoint::Full { .. } => output,
     };
-    format!("{} generate --model {model} --prompt \"...\"", program())
+    Ok(format!("{} generate --model {model} --prompt \"...\"", program()))
 }
 
 /// What is answered before and after for the report: what was asked for, or the beginnings of held-out rows.

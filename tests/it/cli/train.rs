@@ -170,7 +170,7 @@ fn wrong_input_is_one_clear_error() {
     let flags = "--iters 1 --adapter-path out";
     for (line, words) in [
         ("--model nowhere --data data", vec!["nowhere: wants a model directory", "no such directory"]),
-        ("--model org/name --data data", vec!["org/name", "hf download org/name"]),
+        ("--model org/name --data data", vec!["org/name: no such directory", "HF_HUB_OFFLINE is set"]),
         ("--model model --data nowhere", vec!["nowhere: wants a JSONL file"]),
         ("--model model --data bad", vec!["bad/train.jsonl:2: wants"]),
         ("--model model --data mixed", vec!["mixed/train.jsonl:2: wants"]),
