@@ -77,15 +77,33 @@ pub enum Error {
         total: usize,
     },
 
-    /// The loss stopped being a number.
-    #[error("step {step}: loss is {loss}; nothing saved after step {last_good}")]
+    /// The loss or the gradient stopped being a number.
+    #[error(
+        "step {step}: {what} is {value} in batch {batch} of {batches} ({}: {}); the weights of step {} are as they \
+         were and nothing was saved since: lower the learning rate, look at these rows, or pass over such \
+         steps (--on-nan skip){}",
+        path.display(),
+        line_list(lines),
+        step - in_a_row,
+        if *in_a_row > 1 { format!("; {in_a_row} steps in a row were like this") } else { String::new() }
+    )]
     NotFinite {
         /// The step, counted from one.
         step: usize,
-        /// The value of the loss.
-        loss: f32,
-        /// The last step whose loss was finite.
-        last_good: usize,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The batch of the step, counted from one.
+        batch: usize,
+        /// The batches of the step.
+        batches: usize,
+        /// The file of the data.
+        path: PathBuf,
+        /// The lines of its rows in that batch, ascending.
+        lines: Vec<usize>,
+        /// How many steps in a row have been like this.
+        in_a_row: usize,
     },
 
     /// A tokenizer refused its input.
@@ -120,4 +138,14 @@ impl Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, source }
     }
+}
+
+/// Lines of a file in words, the first of them if they are many.
+fn line_list(lines: &[usize]) -> String {
+    const SHOWN: usize = 16;
+    let shown: Vec<String> = lines.iter().take(SHOWN).map(usize::to_string).collect();
+    let noun = if lines.len() == 1 { "line" } else { "lines" };
+    let more = lines.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{noun} {}{more}", shown.join(", "))
 }

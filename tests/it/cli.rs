@@ -1,9 +1,11 @@
 //! The binary itself, in a temporary directory.
 
 mod convert;
+mod faults;
 mod fuse;
 mod generate;
 mod people;
+mod resume;
 mod train;
 
 use crate::fixture;
@@ -203,7 +205,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(since.elapsed() < Duration::from_secs(20));
     assert_eq!(ended.status, Some(130), "{}", ended.stderr);
     assert!(ended.stderr.contains("stopping after this step"), "{}", ended.stderr);
-    assert!(ended.stdout.contains("add: --resume-adapter-file out"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("add to the same command: --resume"), "{}", ended.stdout);
     assert!(place.path("out/report.html").is_file());
     place.run("train --model model --data data --iters 1 --adapter-path more --resume-adapter-file out").ok();
     place.run("generate --model model --adapter out --prompt x --max-tokens 2").ok();

@@ -11,15 +11,20 @@ use super::terminal::{self, Lines, program, quoted};
 use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, ModelEncoder, Row};
+use crate::train::fingerprint::fingerprint;
 use crate::train::metrics;
 use crate::train::report::Sample;
-use crate::train::trainer::{Outcome, TrainOptions, evaluate};
+use crate::train::run_dir::RunDir;
+use crate::train::trainer::{OnNan, Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
-use args::FineTuneType;
+use args::{FineTuneType, NanPolicy};
 use candle_core::{DType, Device};
 
 /// Tokens of a sample in the report.
 const SAMPLE_TOKENS: usize = 48;
+
+/// Steps in a row that are not finite, with which --on-nan skip ends.
+const SKIPPED_IN_A_ROW: usize = 10;
 
 /// What a run ends with, for `--json`.
 #[derive(serde::Serialize)]
@@ -31,6 +36,7 @@ struct Finished {
     adapter: String,
     report: String,
     steps: usize,
+    skipped: usize,
     interrupted: bool,
     seconds: f64,
 }
@@ -54,7 +60,13 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     );
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
+    args.note_unused()?;
     let config = Config::open(&dir)?;
+    let usual = TrainOptions::default();
+    let (output, start) = args.start(usual.output.clone())?;
+    // What cannot be written is better known before the training than after it.
+    let run_dir = RunDir::open(&output, &start)?;
+    run_dir.notes().iter().for_each(terminal::note);
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let seed = args.seed.unwrap_or(0);
     let encoder = ModelEncoder::new(&tokenizer, template.as_ref());
@@ -98,7 +110,6 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
             Checkpoint::Lora(lora)
         }
     };
-    let usual = TrainOptions::default();
     let options = TrainOptions {
         iters,
         batch_size: args.batch_size.unwrap_or(usual.batch_size),
@@ -110,13 +121,20 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         steps_per_eval: args.steps_per_eval.unwrap_or(usual.steps_per_eval),
         val_batches: args::batches(args.val_batches, usual.val_batches, "--val-batches")?,
         save_every: args.save_every.unwrap_or(usual.save_every),
+        save_total_limit: args.save_total_limit,
+        pack: args.pack,
+        on_nan: match args.on_nan.unwrap_or_default() {
+            NanPolicy::Stop => OnNan::Stop,
+            NanPolicy::Skip => OnNan::Skip(SKIPPED_IN_A_ROW),
+        },
         grad_checkpoint: args.grad_checkpoint,
         seed,
-        output: args.adapter_path.clone().unwrap_or(usual.output),
+        output,
+        start,
     };
-    // What cannot be written is better known before the training than after it.
-    std::fs::create_dir_all(&options.output).map_err(crate::Error::io(&options.output))?;
-    Ok(FineTune { dir, model, tokenizer, template, splits, checkpoint, options })
+    let made_of = fingerprint(&model, &splits.train, &splits.valid, &checkpoint, &options)?;
+    run_dir.check(&made_of, iters)?;
+    Ok(FineTune { dir, run_dir, model, tokenizer, template, splits, checkpoint, options })
 }
 
 fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
@@ -135,7 +153,13 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     if !run.splits.valid.is_empty() {
         lines.say(format!("Valid: {}", run.splits.valid.summary));
     }
+    if let Some(packing) = run.packing()? {
+        lines.say(packing);
+    }
     lines.say(format!("Memory plan: {}", run.memory_plan()));
+    if !args.ignore_memory_plan {
+        run.must_fit()?;
+    }
 
     let prompts = prompts(args, run)?;
     let before = run.answers(&prompts, SAMPLE_TOKENS)?;
@@ -150,6 +174,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     run.report(&report, &args.data()?.display().to_string(), &outcome, &samples, test_loss)?;
     lines.say(format!("Report {}", report.display()));
     lines.say(match outcome.interrupted {
+        true if outcome.steps == 0 => "Stopped before step 1: nothing was saved.".to_string(),
         true => format!("Stopped after step {}. {}", outcome.steps, go_on(run)),
         false => format!("Next: {}", next(run)),
     });
@@ -161,6 +186,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
         adapter: output.display().to_string(),
         report: report.display().to_string(),
         steps: outcome.steps,
+        skipped: outcome.skipped,
         interrupted: outcome.interrupted,
         seconds: outcome.seconds,
     })
@@ -168,10 +194,9 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
 
 /// How to go on after a stop.
 fn go_on(run: &FineTune) -> String {
-    let output = quoted(&run.options.output);
-    match run.checkpoint {
-        Checkpoint::Lora(_) => format!("To go on from there, add: --resume-adapter-file {output}"),
-        Checkpoint::Full { .. } => format!("To go on from there, train with: --model {output}"),
+    match run.options.save_every {
+        0 => "No checkpoint was kept to go on from (--save-every 0).".to_string(),
+        _ => "To go on exactly from there, add to the same command: --resume".to_string(),
     }
 }
 
