@@ -38,7 +38,7 @@ impl Progress {
                 self.bar.set_position(*step as u64);
                 self.line(format!("Resumed from {}: goes on after step {step}", from.display()));
             }
-            Event::Skipped { why, .. } => self.bar.suspend(|| terminal::note(format!("passed over: {why}"))),
+            Event::Skipped(found) => self.bar.suspend(|| terminal::note(format!("{found}: passed over"))),
             Event::Step { step, loss } => {
                 self.bar.set_position(*step as u64);
                 self.bar.set_message(format!("loss {loss:.3}{}", self.rate));

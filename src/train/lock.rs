@@ -21,12 +21,12 @@ impl Lock {
     ///
     /// When another process holds it, which the error names, or nothing can be written there.
     pub fn take(dir: &Path) -> Result<Lock> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        std::fs::create_dir_all(dir).map_err(|error| not_writable(dir, error))?;
         let path = dir.join(NAME);
         loop {
             let mut options = OpenOptions::new();
             let mut file = (options.read(true).write(true).create(true).truncate(false).open(&path))
-                .map_err(Error::io(&path))?;
+                .map_err(|error| not_writable(dir, error))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -52,6 +52,10 @@ impl Lock {
             return Ok(Lock { file, path });
         }
     }
+}
+
+fn not_writable(dir: &Path, error: std::io::Error) -> Error {
+    Error::wants(dir.display().to_string(), "a directory that can be written", error.to_string())
 }
 
 impl Drop for Lock {

@@ -13,7 +13,7 @@ use super::resume::{self, State};
 use super::run_dir::RunDir;
 use super::step::{self, Gradients, StepOptions};
 use super::trainer::{Event, OnNan, Outcome, TrainOptions, check_gradients, evaluate};
-use crate::error::{Error, Result};
+use crate::error::{Error, NotFinite, Result};
 use crate::load::atomic;
 use crate::models::Model;
 use candle_core::Var;
@@ -218,21 +218,11 @@ impl<'a> Run<'a> {
         let mut lines: Vec<usize> = micro[batch].rows.iter().map(|&row| train.rows[row].line).collect();
         lines.sort_unstable();
         let step = self.progress.step;
-        let why = Error::NotFinite {
-            step,
-            what,
-            value,
-            batch: batch + 1,
-            batches: micro.len(),
-            path: train.path.clone(),
-            lines,
-            in_a_row: self.progress.skipped_in_a_row,
-        };
+        let path = train.path.clone();
+        let found = NotFinite { step, what, value, batch: batch + 1, batches: micro.len(), path, lines };
         match self.options.on_nan {
-            OnNan::Skip(most) if self.progress.skipped_in_a_row < most => {
-                Ok(watch(&Event::Skipped { step, why: why.to_string() }))
-            }
-            _ => Err(why),
+            OnNan::Skip(most) if self.progress.skipped_in_a_row < most => Ok(watch(&Event::Skipped(found))),
+            _ => Err(Error::NotFinite { found, in_a_row: self.progress.skipped_in_a_row }),
         }
     }
 

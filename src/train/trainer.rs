@@ -8,7 +8,7 @@ use super::run::Run;
 use super::run_dir::{RunDir, Start};
 use super::schedule::Schedule;
 use super::step::{self, Gradients, StepOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, NotFinite, Result};
 use crate::models::Model;
 use crate::ops::covered;
 use candle_core::Var;
@@ -100,12 +100,7 @@ pub enum Event {
         from: PathBuf,
     },
     /// A step was passed over because its loss or its gradient is not finite.
-    Skipped {
-        /// Counted from 1.
-        step: usize,
-        /// Why, with its rows.
-        why: String,
-    },
+    Skipped(NotFinite),
     /// A step is done.
     Step {
         /// Counted from 1.

@@ -78,8 +78,18 @@ impl Place {
     }
 
     fn start(&self, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_metal-candle"))
-            .args(args)
+        self.spawn(Command::new(env!("CARGO_BIN_EXE_metal-candle")).args(args))
+    }
+
+    /// Runs a line of shell in which `$BIN` is the binary.
+    #[cfg(target_os = "linux")]
+    fn shell(&self, script: &str) -> Ended {
+        let bin = env!("CARGO_BIN_EXE_metal-candle");
+        ended(self.spawn(Command::new("sh").args(["-c", script]).env("BIN", bin)))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Child {
+        command
             .current_dir(self.0.path())
             .env("HF_HOME", self.0.path())
             .env("RUST_BACKTRACE", "1")

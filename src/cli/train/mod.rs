@@ -14,6 +14,7 @@ use crate::train::data::{self, ModelEncoder, Row};
 use crate::train::fingerprint::fingerprint;
 use crate::train::metrics;
 use crate::train::report::Sample;
+use crate::train::resume;
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{OnNan, Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
@@ -44,8 +45,26 @@ struct Finished {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let args = args.merged()?;
-    let finished = go(&args, &prepare(&args)?)?;
+    let run = prepare(&args)?;
+    let finished = go(&args, &run).map_err(|error| if_full(error, &run))?;
     if args.json { terminal::json(&finished) } else { Ok(()) }
+}
+
+/// Adds what to do to the message that a disk is full.
+fn if_full(error: anyhow::Error, run: &FineTune) -> anyhow::Error {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.downcast_ref() {
+        Some(crate::Error::Io { source, .. })
+            if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull) =>
+        {
+            let next = match resume::checkpoints(&run.options.output) {
+                Ok(all) if !all.is_empty() => "what was saved before is whole: make room, then add --resume",
+                _ => "make room, or write elsewhere with --adapter-path",
+            };
+            anyhow::anyhow!("{error}; {next}")
+        }
+        _ => error,
+    }
 }
 
 /// Reads the data and the model, and says what is wrong with them.
