@@ -96,24 +96,19 @@ impl FineTune {
         if wanted(rows, len, kept) <= available {
             return Ok(());
         }
-        let halves =
-            |from: usize| std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
-        let fewer = |checkpoint| halves(rows).find(|rows| wanted(*rows, len, checkpoint) <= available);
-        let shorter = |checkpoint| {
-            halves(len).take_while(|n| *n >= 8).find(|len| wanted(rows, *len, checkpoint) <= available)
-        };
+        let halves = |from| std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         let mut fits = Vec::new();
-        for checkpoint in [kept, true] {
-            let also = if checkpoint && !kept { "--grad-checkpoint with " } else { "" };
-            if checkpoint && !kept && wanted(rows, len, true) <= available {
-                fits.push("--grad-checkpoint".to_string());
+        if !kept && wanted(rows, len, true) <= available {
+            fits.push("--grad-checkpoint".to_string());
+        }
+        for (also, checkpoint) in [("", kept), ("--grad-checkpoint with ", true)] {
+            if checkpoint != kept && !fits.is_empty() {
                 break;
             }
-            fits.extend(fewer(checkpoint).map(|rows| format!("{also}--batch-size {rows}")));
-            fits.extend(shorter(checkpoint).map(|len| format!("{also}--max-seq-length {len}")));
-            if kept {
-                break;
-            }
+            let fewer = halves(rows).find(|rows| wanted(*rows, len, checkpoint) <= available);
+            let shorter = halves(len).find(|len| wanted(rows, *len, checkpoint) <= available);
+            fits.extend(fewer.map(|rows| format!("{also}--batch-size {rows}")));
+            fits.extend(shorter.map(|len| format!("{also}--max-seq-length {}", len + 1)));
         }
         let fits = match fits.is_empty() {
             true => "nothing smaller fits but a smaller model or fewer --num-layers".to_string(),

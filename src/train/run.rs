@@ -97,13 +97,13 @@ impl<'a> Run<'a> {
         let options = self.options;
         while self.progress.step < options.iters {
             let done = self.progress.step;
-            if done % options.steps_per_eval.max(1) == 0 && self.validate(watch)?.is_break() {
+            if done.is_multiple_of(options.steps_per_eval.max(1)) && self.validate(watch)?.is_break() {
                 // Not measured, so measured by the run that goes on: it begins with this validation.
                 return self.interrupt(watch);
             }
             let (stepped, mut flow) = self.step(watch)?;
             let step = self.progress.step;
-            if step % options.steps_per_report.max(1) == 0
+            if step.is_multiple_of(options.steps_per_report.max(1))
                 && let Some(stepped) = &stepped
             {
                 flow = both(flow, self.report(stepped, watch)?);
@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
             if flow.is_break() {
                 return self.interrupt(watch);
             }
-            if options.save_every > 0 && (step % options.save_every == 0 || step == options.iters) {
+            if options.save_every > 0 && (step.is_multiple_of(options.save_every) || step == options.iters) {
                 self.save_state(watch)?;
             }
             if step == options.iters

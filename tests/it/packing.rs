@@ -18,7 +18,7 @@ fn ragged(vocab: u32, rows: usize, longest: usize) -> Dataset {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let row = |line: usize| {
         let len = rng.random_range(2..=longest);
-        let trained = vec![(len / 2).max(1)..len];
+        let trained = std::iter::once((len / 2).max(1)..len).collect();
         Row { tokens: (0..len).map(|_| rng.random_range(0..vocab)).collect(), trained, line }
     };
     let rows = (1..=rows).map(row).collect();

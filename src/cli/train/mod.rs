@@ -12,6 +12,7 @@ use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, ModelEncoder, Row};
 use crate::train::fingerprint::fingerprint;
+use crate::train::memory;
 use crate::train::metrics;
 use crate::train::report::Sample;
 use crate::train::resume;
@@ -104,6 +105,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
 
     let stored = config.dtype;
     let dtype = args.dtype.unwrap_or_default().dtype(stored);
+    if !args.ignore_memory_plan {
+        weights_must_fit(&config, if full { DType::F32 } else { dtype })?;
+    }
     let mut model = match args.from_scratch {
         true => Model::init(&config, dtype, &Device::Cpu, seed)?,
         false => Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?,
@@ -154,6 +158,21 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let made_of = fingerprint(&model, &splits.train, &splits.valid, &checkpoint, &options)?;
     run_dir.check(&made_of, iters)?;
     Ok(FineTune { dir, run_dir, model, tokenizer, template, splits, checkpoint, options })
+}
+
+/// Refuses a model that leaves no memory before it takes it.
+fn weights_must_fit(config: &Config, dtype: DType) -> anyhow::Result<()> {
+    let weights = (config.parameter_count() * dtype.size_in_bytes()) as u64;
+    let available = memory::available().unwrap_or(u64::MAX);
+    ensure!(
+        weights <= available,
+        "memory plan: wants {:.3} GB for the weights in {dtype:?}, got {:.3} GB available; a smaller model may fit{}; \
+         --ignore-memory-plan tries it all the same",
+        weights as f64 / 1e9,
+        available as f64 / 1e9,
+        if dtype == DType::F32 { ", or a LoRA with --dtype bf16" } else { "" },
+    );
+    Ok(())
 }
 
 fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {

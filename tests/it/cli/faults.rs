@@ -87,7 +87,7 @@ fn one_run_at_a_time_in_a_directory() {
 
 /// Gives the embedding of `text`'s one token, which is in line 5 of the data alone, no number.
 fn poison(place: &Place, text: &str) {
-    let tokenizer = metal_candle::load::ModelDir::at(&place.path("model")).tokenizer().unwrap();
+    let tokenizer = metal_candle::load::ModelDir::at(place.path("model")).tokenizer().unwrap();
     let ids = tokenizer.encode(text, false).unwrap();
     let token = *ids.last().unwrap() as usize;
     let path = place.path("model/model.safetensors");
@@ -177,6 +177,17 @@ fn a_plan_larger_than_memory_is_refused_with_what_fits() {
     let fits: usize = fits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
     assert!((4..4000).contains(&fits));
     run("--batch-size 4").ok();
+    let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
+    place.write(
+        "model/config.json",
+        config.replace("\"intermediate_size\": ", "\"intermediate_size\": 1000000"),
+    );
+    let error = run("--fine-tune-type full --from-scratch").error();
+    assert!(
+        error.starts_with("memory plan: wants ") && error.contains(" GB for the weights in F32, got "),
+        "{error}"
+    );
+    place.write("model/config.json", config);
     let tried = run("--batch-size 4000 --ignore-memory-plan");
     assert!(!tried.stderr.contains("memory plan: wants"), "{}", tried.stderr);
 }
