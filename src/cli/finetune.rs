@@ -98,13 +98,12 @@ impl FineTune {
         }
         let halves = |from| std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         let mut fits = Vec::new();
-        if !kept && wanted(rows, len, true) <= available {
+        let checkpointed = !kept && wanted(rows, len, true) <= available;
+        if checkpointed {
             fits.push("--grad-checkpoint".to_string());
         }
-        for (also, checkpoint) in [("", kept), ("--grad-checkpoint with ", true)] {
-            if checkpoint != kept && !fits.is_empty() {
-                break;
-            }
+        let ways = [("", kept), ("--grad-checkpoint with ", true)];
+        for (also, checkpoint) in ways.into_iter().take(if kept || checkpointed { 1 } else { 2 }) {
             let fewer = halves(rows).find(|rows| wanted(*rows, len, checkpoint) <= available);
             let shorter = halves(len).find(|len| wanted(rows, *len, checkpoint) <= available);
             fits.extend(fewer.map(|rows| format!("{also}--batch-size {rows}")));

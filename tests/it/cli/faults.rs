@@ -180,7 +180,7 @@ fn a_plan_larger_than_memory_is_refused_with_what_fits() {
     let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
     place.write(
         "model/config.json",
-        config.replace("\"intermediate_size\": ", "\"intermediate_size\": 1000000"),
+        config.replace("\"intermediate_size\": ", "\"intermediate_size\": 160000"),
     );
     let error = run("--fine-tune-type full --from-scratch").error();
     assert!(

@@ -57,36 +57,43 @@ fn a_run_killed_at_random_moments_is_the_uninterrupted_one() {
     place.model("llama").write("data/train.jsonl", ragged(31)).write("data/valid.jsonl", ragged(5));
     for (seed, more) in [(1, ""), (2, "--pack --max-seq-length 160")] {
         let (whole, killed) = (format!("whole{seed}"), format!("killed{seed}"));
-        let began = Instant::now();
         place.run(&format!("{RUN} {more} --adapter-path {whole}")).ok();
-        let length = began.elapsed();
 
         let line = format!("{RUN} {more} --adapter-path {killed} --resume");
         let args: Vec<&str> = line.split_whitespace().collect();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let saving = || names(&place, &killed).iter().any(|name| name.ends_with(".tmp"));
+        let saved = || {
+            let names = names(&place, &killed);
+            names.iter().filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok()).max().unwrap_or(0)
+        };
         let (mut kills, mut within_saves) = (0, 0);
         for attempt in 0.. {
+            // Some steps on, within a save or a while after one; every fourth time, perhaps before any.
+            let target: u32 = saved() + rng.random_range(0..9);
+            let later = Duration::from_micros(rng.random_range(0..20_000));
             let mut child = place.start(&args);
             let began = Instant::now();
-            let patience = length.mul_f64(rng.random_range(0.05..0.6));
-            // Every other time, within a save: while the checkpoint still has its temporary name.
-            let saving =
-                || attempt % 2 == 1 && names(&place, &killed).iter().any(|name| name.ends_with(".tmp"));
-            let enough = Duration::from_millis(rng.random_range(20..150)).min(length / 2);
-            while began.elapsed() < patience && !(began.elapsed() > enough && saving()) {
-                std::thread::sleep(Duration::from_micros(50));
+            while child.try_wait().unwrap().is_none() {
+                match attempt % 4 {
+                    0 if began.elapsed() > 3 * later => break,
+                    1 if saved() > target => {
+                        std::thread::sleep(later);
+                        break;
+                    }
+                    2 | 3 if saved() >= target && saving() => break,
+                    _ => std::thread::sleep(Duration::from_micros(20)),
+                }
             }
             child.kill().ok();
-            if child.wait_with_output().unwrap().status.success() {
+            let ended = child.wait_with_output().unwrap();
+            if ended.status.success() {
                 break;
             }
+            assert_eq!(ended.status.code(), None, "{}", String::from_utf8_lossy(&ended.stderr));
             kills += 1;
-            within_saves += usize::from(names(&place, &killed).iter().any(|name| name.ends_with(".tmp")));
+            within_saves += usize::from(saving());
             assert!(kills < 200, "no progress: {:?}", names(&place, &killed));
-            if kills == 12 {
-                place.run(&line).ok();
-                break;
-            }
         }
         assert!(kills >= 4, "killed {kills} times only");
         assert!(within_saves >= 1, "never killed within a save in {kills} kills");
