@@ -32,3 +32,7 @@ goldens python="python3":
 # chat_template, train_config. Sanitizers need a nightly compiler, or a stable one that is told it is.
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=10
+
+# Long runs in flat memory: two thousand steps, ten thousand tokens. Minutes.
+soak:
+    cargo test --release --test it -- --ignored --nocapture --test-threads 1 soak::

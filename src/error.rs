@@ -77,15 +77,18 @@ pub enum Error {
         total: usize,
     },
 
-    /// The loss stopped being a number.
-    #[error("step {step}: loss is {loss}; nothing saved after step {last_good}")]
+    /// The loss or the gradient stopped being a number.
+    #[error(
+        "{found}; the weights of step {} are as they were and nothing was saved since: lower the learning rate, look \
+         at these rows, or pass over such steps (--on-nan skip){}",
+        found.step - in_a_row,
+        if *in_a_row > 1 { format!("; {in_a_row} steps in a row were like this") } else { String::new() }
+    )]
     NotFinite {
-        /// The step, counted from one.
-        step: usize,
-        /// The value of the loss.
-        loss: f32,
-        /// The last step whose loss was finite.
-        last_good: usize,
+        /// What was found, and where.
+        found: NotFinite,
+        /// How many steps in a row have been like this.
+        in_a_row: usize,
     },
 
     /// A tokenizer refused its input.
@@ -249,5 +252,41 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, source }
+    }
+}
+
+/// A loss or a gradient that is no finite number, and the rows that it is of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NotFinite {
+    /// The step, counted from one.
+    pub step: usize,
+    /// `loss` or `gradient norm`.
+    pub what: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The batch of the step, counted from one.
+    pub batch: usize,
+    /// The batches of the step.
+    pub batches: usize,
+    /// The file of the data.
+    pub path: PathBuf,
+    /// The lines of its rows in that batch, ascending.
+    pub lines: Vec<usize>,
+}
+
+/// Rows that are named in a message; a packed batch can have hundreds.
+const SHOWN: usize = 16;
+
+impl std::fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NotFinite { step, what, value, batch, batches, path, lines } = self;
+        let shown: Vec<String> = lines.iter().take(SHOWN).map(usize::to_string).collect();
+        let noun = if lines.len() == 1 { "line" } else { "lines" };
+        write!(f, "step {step}: {what} is {value} in batch {batch} of {batches} ")?;
+        write!(f, "({}: {noun} {}", path.display(), shown.join(", "))?;
+        match lines.len().saturating_sub(SHOWN) {
+            0 => f.write_str(")"),
+            more => write!(f, " and {more} more)"),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Component, Path};
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Shape, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use serde::Deserialize;
 
 use super::{atomic, json};
@@ -200,13 +200,21 @@ pub(crate) fn stage<S: AsRef<str>>(
     tensors: impl IntoIterator<Item = (S, Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<atomic::Staged> {
-    let tensors: BTreeMap<String, Tensor> =
-        tensors.into_iter().map(|(name, tensor)| (name.as_ref().to_string(), tensor)).collect();
+    stage_views(path, tensors.into_iter().map(|(name, tensor)| (name.as_ref().to_string(), tensor)), metadata)
+}
+
+/// [`stage`] for anything that can show its bytes: one tensor of them is copied at a time.
+pub(crate) fn stage_views<V: View>(
+    path: &Path,
+    views: impl IntoIterator<Item = (String, V)>,
+    metadata: &[(&str, &str)],
+) -> Result<atomic::Staged> {
+    let views: BTreeMap<String, V> = views.into_iter().collect();
     let mut info = HashMap::from([("format".to_string(), "pt".to_string())]);
     info.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())));
     atomic::stage(path, |temporary| {
         // The safetensors crate orders tensors by type and name: equal tensors give equal files.
-        safetensors::serialize_to_file(tensors.iter(), Some(info), temporary).map_err(|error| match error {
+        safetensors::serialize_to_file(views, Some(info), temporary).map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
             other => Error::wants(path.display().to_string(), "tensors that can be saved", other.to_string()),
         })

@@ -93,13 +93,13 @@ pub fn fuse(
 
     let plan = Plan::new(&config, &weights, adapter, options.dtype)?;
     let bytes = plan
-        .write(directory.path(), source, &mut |done, total| progress(FuseStage::Merge, done, total))
+        .write(directory.temporary(), source, &mut |done, total| progress(FuseStage::Merge, done, total))
         .map_err(|error| directory.named(error))?;
     for name in source.companions()? {
-        copy(source, directory.path(), &name, &plan).map_err(|error| directory.named(error))?;
+        copy(source, directory.temporary(), &name, &plan).map_err(|error| directory.named(error))?;
     }
 
-    let fused = ModelDir::at(directory.path());
+    let fused = ModelDir::at(directory.temporary());
     let got = Config::open(&fused)?.logits_by_layer(&fused.weights()?, None, &prompts, DType::F32, |i| {
         progress(FuseStage::Check, i, layers)
     })?;

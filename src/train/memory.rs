@@ -5,6 +5,7 @@ use crate::nn::Linear;
 use candle_core::DType;
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// Bytes a run is expected to hold at its peak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -55,6 +56,11 @@ impl MemoryPlan {
             activations,
             transient: shape.head(model.head().is_variable()).max(rerun + shape.layer_backward()),
         }
+    }
+
+    /// What comes on top of a model that is loaded.
+    pub fn to_come(&self) -> usize {
+        self.total() - self.weights - self.adapters
     }
 
     /// All of it.
@@ -143,4 +149,42 @@ impl Shape {
         let head = if trained { 12 * self.vocab * self.hidden } else { 0 };
         rows * self.vocab * (4 + self.bytes) + 3 * self.tokens * self.bytes * self.hidden + head
     }
+}
+
+/// The bytes this process may still take: what the machine has free, what its control groups leave it, what its
+/// address space may grow by, whichever is least. None where the system does not say (anywhere but Linux).
+pub fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let free = field(&read("/proc/meminfo"), "MemAvailable:").map(|kib| kib * 1024);
+    let limit = field(&read("/proc/self/limits"), "Max address space");
+    let held = field(&read("/proc/self/status"), "VmSize:").map(|kib| kib * 1024);
+    let address_space = limit.zip(held).map(|(limit, held)| limit.saturating_sub(held));
+    [free, address_space, control_group(&read("/proc/self/cgroup"))].into_iter().flatten().min()
+}
+
+/// The first number after `name` in a listing of /proc.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// What the control groups of this process leave it; page cache that can be dropped counts as free.
+fn control_group(own: &str) -> Option<u64> {
+    let number = |dir: &Path, name: &str| -> Option<u64> {
+        std::fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+    };
+    let left = |dir: &Path, limit: &str, used: &str, cache: &str| {
+        let stat = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let used = number(dir, used)?.saturating_sub(field(&stat, cache).unwrap_or(0));
+        Some(number(dir, limit)?.saturating_sub(used))
+    };
+    // Version 2 has one group with a path, whose ancestors limit it too; version 1 one for memory.
+    let path = |of: &str| own.lines().find_map(|line| line.split_once(of)).map(|(_, path)| path);
+    let v2 = Path::new("/sys/fs/cgroup").join(path("0::").unwrap_or("/").trim_start_matches('/'));
+    let v2 = v2.ancestors().take_while(|dir| dir.starts_with("/sys/fs/cgroup"));
+    let v1 = Path::new("/sys/fs/cgroup/memory").join(path(":memory:").unwrap_or("/").trim_start_matches('/'));
+    let v1 = v1.ancestors().take_while(|dir| dir.starts_with("/sys/fs/cgroup/memory"));
+    let of_v2 = v2.filter_map(|dir| left(dir, "memory.max", "memory.current", "inactive_file"));
+    let of_v1 = v1
+        .filter_map(|dir| left(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"));
+    of_v2.chain(of_v1).min()
 }

@@ -1,9 +1,11 @@
 //! The binary itself, in a temporary directory.
 
 mod convert;
+mod faults;
 mod fuse;
 mod generate;
 mod people;
+mod resume;
 mod train;
 
 use crate::fixture;
@@ -78,17 +80,29 @@ impl Place {
     /// A command that asks nothing of the hub.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_metal-candle"));
-        command.args(args).current_dir(self.0.path());
-        command.env("HF_HOME", self.0.path()).env("RUST_BACKTRACE", "1").env("HF_HUB_OFFLINE", "1");
+        self.quiet(command.args(args));
+        command
+    }
+
+    /// In this directory, without the user's hub.
+    fn quiet<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
             command.env_remove(name);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        command.env("HF_HOME", self.0.path()).env("RUST_BACKTRACE", "1").env("HF_HUB_OFFLINE", "1");
+        command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped())
     }
 
     fn start(&self, args: &[&str]) -> Child {
         self.command(args).spawn().unwrap()
+    }
+
+    /// Runs a line of shell in which `$BIN` is the binary.
+    #[cfg(target_os = "linux")]
+    fn shell(&self, script: &str) -> Ended {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).env("BIN", env!("CARGO_BIN_EXE_metal-candle"));
+        ended(self.quiet(&mut shell).spawn().unwrap())
     }
 
     /// Runs a command to its end; a word of `line` ends at a space.
@@ -205,7 +219,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(since.elapsed() < Duration::from_secs(20));
     assert_eq!(ended.status, Some(130), "{}", ended.stderr);
     assert!(ended.stderr.contains("stopping after this step"), "{}", ended.stderr);
-    assert!(ended.stdout.contains("add: --resume-adapter-file out"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("add to the same command: --resume"), "{}", ended.stdout);
     assert!(place.path("out/report.html").is_file());
     place.run("train --model model --data data --iters 1 --adapter-path more --resume-adapter-file out").ok();
     place.run("generate --model model --adapter out --prompt x --max-tokens 2").ok();

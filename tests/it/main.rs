@@ -11,6 +11,8 @@ mod layers;
 mod memory;
 mod models;
 mod ops;
+mod packing;
+mod soak;
 mod train;
 
 /// A file of `tests/fixtures`.

@@ -45,6 +45,7 @@ pub fn batch(golden: &HashMap<String, Tensor>) -> Result<Batch> {
         rows: (0..rows).collect(),
         tokens: rows * (len - 1),
         target_tokens: labels.iter().flat_map(|row| &row[1..]).filter(|t| **t >= 0).count(),
+        documents: None,
     })
 }
 

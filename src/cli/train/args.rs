@@ -1,9 +1,11 @@
 //! The options of `train`: flags over the YAML file of `--config` over defaults, named as in `mlx_lm.lora`.
 
 use super::super::precision::Precision;
+use super::super::terminal::note;
 use crate::load::{PeftConfig, TargetModules};
 use crate::train::data::{Features, Mask};
 use crate::train::optim::AdamWConfig;
+use crate::train::run_dir::Start;
 use crate::train::schedule::{Schedule, Shape};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -57,6 +59,17 @@ pub enum Trained {
     Assistant,
 }
 
+/// What happens when a loss is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NanPolicy {
+    /// The run ends with an error that names the rows
+    #[default]
+    Stop,
+    /// The step is passed over and counted; ten in a row end the run
+    Skip,
+}
+
 /// How the learning rate goes after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +90,9 @@ pub enum ScheduleName {
   metal-candle train --model Qwen/Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
   metal-candle train --model ./Qwen3-0.6B --data ./data --fine-tune-type dora --rank 16
   metal-candle train --config lora.yaml --iters 100
+
+Stopped, killed or out of disk: the same command goes on where the last checkpoint was.
+  metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600 --resume
 
 The data are JSONL rows in one of four forms:
   {\"text\": ...}
@@ -175,15 +191,35 @@ pub struct Args {
     /// Batches of a step [default: 1]
     #[arg(long, value_name = "N")]
     pub grad_accumulation_steps: Option<usize>,
-    /// Go on from this adapter's weights: a directory of PEFT or mlx-lm, or a file of tensors in one
+    /// Go on exactly where the run was: after the newest checkpoint of --adapter-path, or of DIR, or the one DIR is
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
+    #[serde(skip)]
+    pub resume: Option<Option<PathBuf>>,
+    /// Begin again in a directory with a run that is not at its end
+    #[arg(long)]
+    #[serde(skip)]
+    pub overwrite: bool,
+    /// Start a new run from this adapter's weights: a directory of PEFT or mlx-lm, or a file of tensors in one
     #[arg(long, value_name = "PATH")]
     pub resume_adapter_file: Option<PathBuf>,
     /// Where the adapter, its checkpoints and the report go [default: adapters]
     #[arg(long, value_name = "DIR")]
     pub adapter_path: Option<PathBuf>,
-    /// Steps between two checkpoints [default: 100]
+    /// Steps between two checkpoints; 0 for none [default: 100]
     #[arg(long, value_name = "N")]
     pub save_every: Option<usize>,
+    /// Keep the newest K checkpoints [default: all adapters; of the newest two, what --resume needs]
+    #[arg(long, value_name = "K", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub save_total_limit: Option<usize>,
+    /// Pack rows into sequences of --max-seq-length; they do not see each other
+    #[arg(long)]
+    pub pack: bool,
+    /// What happens when a loss is not finite; weights never see one [default: stop]
+    #[arg(long, value_enum)]
+    pub on_nan: Option<NanPolicy>,
+    /// Start though the memory plan is larger than what is available
+    #[arg(long)]
+    pub ignore_memory_plan: bool,
     /// Rows are cut to this many tokens [default: 2048]
     #[arg(long, value_name = "N")]
     pub max_seq_length: Option<usize>,
@@ -205,6 +241,16 @@ pub struct Args {
     /// End with one JSON object on stdout, and nothing else there
     #[arg(long)]
     pub json: bool,
+
+    /// As in mlx_lm.lora, where it names a service; none is written to
+    #[arg(long, hide = true)]
+    report_to: Option<String>,
+    /// As in mlx_lm.lora: of --report-to
+    #[arg(long, hide = true)]
+    project_name: Option<String>,
+    /// As in mlx_lm.lora: of the GPU's buffers
+    #[arg(long, hide = true)]
+    clear_cache_threshold: Option<u64>,
 
     #[arg(skip)]
     lora_parameters: Option<LoraParameters>,
@@ -269,7 +315,7 @@ impl Args {
         take!(self, file: model, revision, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
-            max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
+            save_total_limit, on_nan, report_to, project_name, clear_cache_threshold, max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
             prompt_feature, completion_feature, chat_feature, text_feature);
         if self.scale.is_none() && self.alpha.is_none() {
             (self.scale, self.alpha) = (file.scale, file.alpha);
@@ -278,6 +324,8 @@ impl Args {
         self.from_scratch |= file.from_scratch;
         self.mask_prompt |= file.mask_prompt;
         self.grad_checkpoint |= file.grad_checkpoint;
+        self.pack |= file.pack;
+        self.ignore_memory_plan |= file.ignore_memory_plan;
         if self.sample_prompt.is_empty() {
             self.sample_prompt = file.sample_prompt;
         }
@@ -295,6 +343,53 @@ impl Args {
     /// The data, which must be given.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().context("--data: wants a directory or a JSONL file, got none")
+    }
+
+    /// What mlx_lm.lora's options mean here that have no meaning here.
+    pub fn note_unused(&self) -> anyhow::Result<()> {
+        if let Some(service) = self.report_to.as_deref().filter(|to| !["", "none"].contains(to)) {
+            bail!(
+                "report_to: wants none, got {service}: a run writes to no service; metrics.jsonl and report.html in \
+                 --adapter-path hold its curves"
+            );
+        }
+        if self.project_name.as_deref().is_some_and(|name| !name.is_empty()) {
+            note("project_name belongs to report_to, and is not used");
+        }
+        if self.clear_cache_threshold.is_some_and(|bytes| bytes > 0) {
+            note("clear_cache_threshold is for a GPU's buffers, and is not used");
+        }
+        Ok(())
+    }
+
+    /// Where the run writes, and how it begins there.
+    pub fn start(&self, usual: PathBuf) -> anyhow::Result<(PathBuf, Start)> {
+        let output = self.adapter_path.clone().unwrap_or(usual);
+        let Some(dir) = &self.resume else {
+            return Ok((output, if self.overwrite { Start::Overwrite } else { Start::New }));
+        };
+        let Some(dir) = dir else { return Ok((output, Start::Resume)) };
+        let got = if dir.exists() { "a file" } else { "no such directory" };
+        ensure!(
+            dir.is_dir(),
+            "--resume: wants a run's directory or a checkpoint in one, got {}: {got}",
+            dir.display()
+        );
+        let is_checkpoint =
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
+        let (of, start) = match (is_checkpoint, dir.parent()) {
+            (true, Some(parent)) => (parent.to_path_buf(), Start::ResumeFrom(dir.clone())),
+            _ => (dir.clone(), Start::Resume),
+        };
+        let of = if of.as_os_str().is_empty() { PathBuf::from(".") } else { of };
+        let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
+        ensure!(
+            self.adapter_path.is_none() || same(&output, &of),
+            "--resume: wants a checkpoint of --adapter-path {}, got {}",
+            output.display(),
+            dir.display()
+        );
+        Ok((of, start))
     }
 
     /// The LoRA, for a model of `layers` layers whose modules are `modules`.

@@ -46,7 +46,7 @@ impl NewDirectory {
     }
 
     /// The directory to fill.
-    pub fn path(&self) -> &Path {
+    pub fn temporary(&self) -> &Path {
         &self.temporary
     }
 
@@ -127,7 +127,7 @@ mod tests {
         let out = place.path().join("new/out");
         let fill = |replaces, text: &str| -> Result<NewDirectory> {
             let new = NewDirectory::begin(&out, replaces, &[])?;
-            fs::write(new.path().join("config.json"), text).unwrap();
+            fs::write(new.temporary().join("config.json"), text).unwrap();
             Ok(new)
         };
         let read = || fs::read_to_string(out.join("config.json")).unwrap();
