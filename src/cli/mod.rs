@@ -1,12 +1,16 @@
 //! The command line: one verb, one file.
 
+mod cache_prompt;
+mod chat;
 mod doctor;
+mod draft;
 mod finetune;
 mod generate;
 mod interrupt;
 mod precision;
 mod progress;
 mod quickstart;
+mod sampling;
 mod shell;
 mod source;
 mod terminal;
@@ -39,6 +43,8 @@ enum Verb {
     Doctor(doctor::Args),
     Completions(shell::Completions),
     Man(shell::Man),
+    Chat(Box<chat::Args>),
+    CachePrompt(Box<cache_prompt::Args>),
 }
 
 /// Lines of an error that are shown; a wrong checkpoint can have a problem for every tensor.
@@ -91,6 +97,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Completions(args) => shell::completions(&args),
             Verb::Man(args) => shell::man(&args),
+            Verb::Chat(args) => chat::run(*args),
+            Verb::CachePrompt(args) => cache_prompt::run(*args),
         };
         sender.send(result).ok();
     });

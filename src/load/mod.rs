@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod atomic;
 pub mod chat;
+pub(crate) mod digest;
 mod json;
 mod model_dir;
 pub mod safetensors;

@@ -6,6 +6,7 @@
 mod build;
 mod config;
 mod context;
+mod fingerprint;
 mod gemma3;
 mod layer;
 mod llama;
