@@ -96,10 +96,10 @@ fn keep(editor: &mut Editor<Assistant, DefaultHistory>, path: &Path) -> anyhow::
 fn piped(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut text = String::new();
     while input.read_line(&mut text)? > 0 {
-        let whole = text.trim_end_matches(['\n', '\r']);
-        if !goes_on(whole) {
-            text.truncate(whole.len());
-            break;
+        let whole = text.trim_end_matches(['\n', '\r']).len();
+        if !goes_on(&text[..whole]) {
+            text.truncate(whole);
+            return Ok(Some(text));
         }
     }
     Ok((!text.is_empty()).then_some(text))

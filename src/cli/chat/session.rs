@@ -174,8 +174,9 @@ impl Session {
         let fitted = self.talk.fit(&self.template, &self.tokenizer, context, reserve)?;
         if fitted.dropped > 0 {
             let forgotten = self.talk.forgotten();
-            screen
-                .say(format!("The context is full: the model no longer sees the oldest {forgotten} turn(s)"));
+            screen.say(format!(
+                "The context is full: the model no longer sees the oldest turns, {forgotten} so far"
+            ));
         }
         let room = context - fitted.tokens.len();
         // With a seed, the same chat has the same answers, and /retry another.
@@ -309,7 +310,7 @@ impl Session {
         if let Some(cache) = cache {
             self.caches.insert(self.active.clone(), cache);
         }
-        screen.say(format!("{} turns of {what}", self.talk.turns()));
+        screen.say(format!("{what}: {} messages", self.talk.messages().len()));
         Ok(())
     }
 
@@ -337,7 +338,7 @@ impl Session {
             _ => self.talk.clone().fit(&self.template, &self.tokenizer, context, 0)?.tokens.len(),
         };
         let turns = self.talk.turns() - self.talk.forgotten();
-        Ok(format!("{used} of {context} tokens in {turns} turns ({} left out)", self.talk.forgotten()))
+        Ok(format!("{used} of {context} tokens; turns {turns}, left out {}", self.talk.forgotten()))
     }
 }
 

@@ -58,7 +58,7 @@ fn prompts(tokenizer: &Tokenizer) -> Vec<Vec<u32>> {
 fn a_few_tokens_at_once_are_one_after_the_other_to_the_bit() {
     let (_, tokenizer) = embedded(DType::F32);
     let tokens = &prompts(&tokenizer)[2];
-    for model in [embedded(DType::F32).0, embedded(DType::BF16).0, bent(1, 0.1)] {
+    for model in [embedded(DType::F32).0, embedded(DType::BF16).0, bent(1, 8.0)] {
         for together in 2..=VERIFIED_TOGETHER {
             let (mut one, mut some) = (PromptCache::new(), PromptCache::new());
             for part in tokens.chunks(together) {
@@ -77,7 +77,7 @@ fn greedy_answers_are_those_without_a_draft() {
     let (model, tokenizer) = embedded(DType::F32);
     let mut stops = tokenizer.eos_ids().to_vec();
     let (mut proposed, mut accepted) = (0, 0);
-    for (seed, by, count) in [(1, 0.0, 3), (1, 0.05, 3), (2, 0.1, 5), (3, 0.5, 9)] {
+    for (seed, by, count) in [(1, 0.0, 3), (1, 8.0, 3), (2, 12.0, 5), (3, 20.0, 9)] {
         let mut draft = Draft::new(bent(seed, by), count).unwrap();
         for prompt in prompts(&tokenizer) {
             let penalty = if seed == 2 { 1.1 } else { 1.0 };
