@@ -13,11 +13,11 @@ use std::time::Instant;
 /// Read a long prompt once, for many answers.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
-  metal-candle cache-prompt --model ./Qwen3-0.6B --prompt - --prompt-cache-file book.safetensors < book.txt
-  metal-candle generate --model ./Qwen3-0.6B --prompt-cache-file book.safetensors --prompt \"\\nWho is the thief?\"
+  cat book.txt | metal-candle cache-prompt --model ./Qwen3-0.6B --prompt - --prompt-cache-file book
+  metal-candle generate --model ./Qwen3-0.6B --prompt-cache-file book --prompt \"Who is the thief?\"
 
-The prompt of generate goes on where this one ends. Its answer is that to both together; only the prompt of generate
-is read. The file is of this model, adapter and --dtype; generate refuses it for others.")]
+The prompt of generate goes on where this one ends: it is answered as both together, and only what
+is new is read. The file is of this model, adapter and --dtype; generate refuses it for others.")]
 pub struct Args {
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]

@@ -14,11 +14,7 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["adapter"], "[NAME|off]", "show or change the adapter"),
     (&["adapters"], "", "list the adapters"),
     (&["set"], "[NAME VALUE]", "show or change how answers are sampled: /set temp 0.7"),
-    (
-        &["save"],
-        "FILE",
-        "save the conversation as JSON; to a .safetensors file, with what the model has read of it",
-    ),
+    (&["save"], "FILE", "save the conversation; to a .safetensors file, with its cache"),
     (&["load"], "FILE", "go on with a saved conversation"),
     (&["tool"], "TEXT", "give the result of a tool that the model called"),
     (&["stats"], "", "tell what the last answer took"),

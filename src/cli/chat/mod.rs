@@ -26,10 +26,11 @@ use std::path::{Path, PathBuf};
   metal-candle chat --model ./Qwen3-0.6B
   metal-candle chat --model ./Qwen3-0.6B --adapter pirate=./adapters --adapter poet=./other
   metal-candle chat --model ./Qwen3-8B --draft-model ./Qwen3-0.6B --system-prompt \"Be brief.\"
-  printf 'Hello\\n/adapter off\\n/retry\\n' | metal-candle chat --model ./Qwen3-0.6B --adapter ./adapters
+  cat questions.txt | metal-candle chat --model ./Qwen3-0.6B --temp 0
 
-/help in the chat lists its commands. Ctrl-C stops an answer, Ctrl-D ends the chat. A line that ends in \\ goes on in
-the next; so does everything between two \"\"\". Over a pipe, answers go to stdout and all else to stderr.
+/help in the chat lists its commands. Ctrl-C stops an answer, Ctrl-D ends the chat. A line that ends
+in \\ goes on in the next; so does everything between two \"\"\". Over a pipe, answers go to stdout and
+all else to stderr.
 What is not given is as the model's generation_config.json says, or greedy.")]
 pub struct Args {
     /// The model: a Hugging Face directory
