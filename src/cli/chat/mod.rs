@@ -72,7 +72,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     screen.say(session.greeting(&args.model));
     let mut failures = 0;
     loop {
-        interrupt::set_idle(true);
+        // On a terminal, Ctrl-C at the prompt is a key; one that comes just after an answer is none to leave by.
+        interrupt::set_idle(!input.is_terminal());
         let line = match input.read()? {
             Line::End => break,
             Line::Dropped => {
@@ -82,6 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Line::Text(line) => line,
         };
         interrupt::set_idle(false);
+        interrupt::clear();
         let done = match Command::parse(&line) {
             Some(Ok(Command::Exit)) => break,
             Some(Ok(command)) => session.obey(command, screen),
@@ -96,10 +98,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             screen.fail(format!("{error:#}"));
             failures += 1;
         }
-        match interrupt::requested() {
-            true if !input.is_terminal() => return Ok(()),
-            _ => interrupt::clear(),
+        if interrupt::requested() && !input.is_terminal() {
+            return Ok(());
         }
+        interrupt::clear();
     }
     ensure!(failures == 0 || input.is_terminal(), "{failures} of the lines failed");
     Ok(())

@@ -156,7 +156,7 @@ fn a_tool_call_is_reported_as_openai_does() {
     place.write("model/tokenizer.json", tokenizer.to_string()).write("model/tokenizer_config.json", "{}");
     place.write(
         "model/chat_template.jinja",
-        "{% if tools %}{{ messages[0].content }}{% endif %}{# <tool_call> #}",
+        "{% if tools %}{{ messages[0].content }}{% else %}<tool_call>{% endif %}",
     );
     place.write("tools.json", r#"[{"type": "function", "function": {"name": "f", "parameters": {}}}]"#);
     let prompt: Vec<String> = prompt[..8].iter().map(|&id| name(id as usize)).collect();

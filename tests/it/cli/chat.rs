@@ -132,7 +132,7 @@ fn commands_change_the_conversation() {
         &flags,
         &[
             "/help",
-            "Who are you?",
+            "Tell me a story about a fox.",
             "/save 1.json",
             "/retry",
             "/save 2.json",
@@ -159,7 +159,7 @@ fn commands_change_the_conversation() {
     assert_eq!(said("5.json")[0]["content"], "/path");
     for words in [
         "/system [TEXT|off]",
-        "Taken back: Who are you?",
+        "Taken back: Tell me a story about a fox.",
         "0 of 512 tokens",
         "top_p 0.5\n",
         "seed 7\n",
@@ -168,7 +168,7 @@ fn commands_change_the_conversation() {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
     // The same seed gives the same chat.
-    chat(&place, &flags, &["Who are you?", "/save again.json"]).ok();
+    chat(&place, &flags, &["Tell me a story about a fox.", "/save again.json"]).ok();
     assert_eq!(said("again.json"), said("1.json"));
 
     let ended = chat(
