@@ -13,7 +13,7 @@ use std::time::Instant;
 /// Read a long prompt once, for many answers.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
-  cat book.txt | metal-candle cache-prompt --model ./Qwen3-0.6B --prompt - --prompt-cache-file book
+  metal-candle cache-prompt --model ./Qwen3-0.6B --prompt-cache-file book --prompt \"$(cat book.txt)\"
   metal-candle generate --model ./Qwen3-0.6B --prompt-cache-file book --prompt \"Who is the thief?\"
 
 The prompt of generate goes on where this one ends: it is answered as both together, and only what
