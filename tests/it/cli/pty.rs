@@ -139,19 +139,25 @@ fn lines_are_edited_completed_and_remembered() {
 fn ctrl_c_stops_the_answer_and_not_the_chat() {
     let place = Place::new();
     place.model("llama");
-    // Room for an answer that does not end by itself while it is looked at.
-    let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
-    let long = config.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 200000");
-    assert_ne!(config, long);
-    place.write("model/config.json", long);
+    // An answer that does not end by itself: no token ends it, and there is room.
+    for name in ["config.json", "generation_config.json", "tokenizer_config.json"] {
+        let text = std::fs::read_to_string(place.path("model").join(name)).unwrap();
+        let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        config.retain(|key, _| !key.starts_with("eos_token"));
+        if name == "config.json" {
+            config.insert("max_position_embeddings".into(), 200_000.into());
+        }
+        place.write(&format!("model/{name}"), serde_json::to_string(&config).unwrap());
+    }
     let mut chat = Terminal::start(&place, "chat --model model --temp 1.5 --seed 3");
     chat.wait_for(PROMPT);
     for _ in 0..2 {
         chat.press("hello\r");
         chat.wait_for("hello");
         chat.wait_for("\r\n");
-        let before = chat.shown.lock().unwrap().len();
+        let (before, since) = (chat.shown.lock().unwrap().len(), Instant::now());
         while chat.shown.lock().unwrap().len() < before + 20 {
+            assert!(since.elapsed() < Duration::from_secs(60), "no answer");
             std::thread::sleep(Duration::from_millis(2));
         }
         chat.press("\x03");
