@@ -1,19 +1,26 @@
-//! `metal-candle generate`: an answer to one prompt, named as in `mlx_lm.generate`.
+//! `metal-candle generate`: answers to one prompt or to a file of them, named as in `mlx_lm.generate`.
 
-mod prompt;
+mod batch;
+pub mod prompt;
 
+use super::draft::{self, DraftArgs};
 use super::interrupt;
 use super::precision::Precision;
-use super::source::{AdapterArgs, ModelArgs};
-use super::terminal::{self, note};
-use crate::generate::{Event, FinishReason, GenerateOptions, Generation, generate};
-use crate::load::Tokenizer;
+use super::sampling::{self, Sampling};
+use super::source::{self, AdapterArgs, ModelArgs};
+use super::terminal;
+use crate::generate::{
+    Event, FinishReason, GenerateOptions, Generation, PromptCache, ToolCall, ToolFormat, cache_notes,
+    generate_cached, generate_speculative, tool_calls,
+};
+use crate::load::{ChatTemplate, ModelDir, Tokenizer};
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
-use anyhow::{Context, ensure};
-use candle_core::Device;
+use anyhow::bail;
+use serde_json::Value;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// Answer a prompt with a model, fine-tuned or not.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +30,9 @@ use std::ops::ControlFlow;
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3 --prompt \"Why?\"
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
+  metal-candle generate --model ./Qwen3-8B --draft-model ./Qwen3-0.6B --prompt \"Count to fifty\"
+  metal-candle generate --model ./Qwen3-0.6B --tools tools.json --prompt \"Weather in Rome?\" --json
+  metal-candle generate --model ./Qwen3-0.6B --prompts in.jsonl --output out.jsonl --batch-size 8
 
 What is not given is as the model's generation_config.json says, or greedy.
 The answer goes to stdout, token by token; what it took goes to stderr.")]
@@ -32,50 +42,29 @@ pub struct Args {
     #[command(flatten)]
     adapters: AdapterArgs,
     /// What to answer; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    prompt: String,
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "prompts")]
+    prompt: Option<String>,
+    /// Answer all rows of a JSONL file: {"prompt": …} or {"messages": […], "tools": […]}, with "id" and "max_tokens" if wanted
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["prompt", "json", "prefill_response", "draft_model", "prompt_cache_file"])]
+    prompts: Option<PathBuf>,
+    /// Where the answers to --prompts go, a line each, in order; what is there already is not computed again
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    output: Option<PathBuf>,
+    /// Rows of --prompts that are answered at once
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "prompts")]
+    batch_size: usize,
+    /// The prompt goes on what `metal-candle cache-prompt` has read into this file
+    #[arg(long, value_name = "FILE")]
+    prompt_cache_file: Option<PathBuf>,
+    /// Tools the model may call: a JSON file, a list as in OpenAI's API
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_chat_template")]
+    tools: Option<PathBuf>,
     /// What the model is told before the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
     system_prompt: Option<String>,
     /// How the answer begins: the model goes on from here
     #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
     prefill_response: Option<String>,
-    /// The most tokens to generate [default: the model's, else 100]
-    #[arg(short, long, value_name = "N")]
-    max_tokens: Option<usize>,
-    /// Temperature; 0 takes the most likely token [default: the model's, else 0]
-    #[arg(long, alias = "temperature", value_name = "T")]
-    temp: Option<f32>,
-    /// Keep the most likely tokens up to this probability; 1 is off
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Keep this many of the most likely tokens; 0 is off
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Drop tokens less likely than this share of the most likely one; 0 is off
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Divide the scores of tokens that are there already; 1 is off
-    #[arg(long, value_name = "X")]
-    repetition_penalty: Option<f32>,
-    /// Last tokens that the repetition penalty looks at [default: all]
-    #[arg(long, value_name = "N")]
-    repetition_context_size: Option<usize>,
-    /// Subtract from the scores of tokens of the answer, once each
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    presence_penalty: Option<f32>,
-    /// Subtract from the scores of tokens of the answer, as often as they are there
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    frequency_penalty: Option<f32>,
-    /// The same seed gives the same answer [default: another each time]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Text that ends the answer; may be repeated
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    stop: Vec<String>,
-    /// Token that ends the answer; may be repeated
-    #[arg(long, value_name = "TOKEN", num_args = 1.., allow_hyphen_values = false)]
-    extra_eos_token: Vec<String>,
     /// Read the prompt as it is, without the model's chat template
     #[arg(long)]
     ignore_chat_template: bool,
@@ -85,9 +74,10 @@ pub struct Args {
     /// With --json: the N likeliest tokens in the place of each
     #[arg(long, value_name = "N", default_value_t = 0, requires = "json")]
     top_logprobs: usize,
-    /// Tokens of the prompt that are read at a time: fewer need less memory
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    prefill_step_size: usize,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// What is computed in
     #[arg(long, value_enum, default_value_t)]
     dtype: Precision,
@@ -108,55 +98,109 @@ struct Answer<'a> {
     prompt: &'a str,
     #[serde(flatten)]
     generation: Generation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<ToolCall>>,
     peak_mem_gb: f64,
 }
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let prompt = prompt::read(&args.prompt)?;
-    let dir = args.model.resolve()?;
-    let config = Config::open(&dir)?;
-    let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
-    let template = template.filter(|_| !args.ignore_chat_template);
-    let ids = args.parts(&prompt)?.encode(&tokenizer, template.as_ref())?;
-    let mut options =
-        args.options(GenerateOptions::for_model(&dir.generation_config()?, &tokenizer), &tokenizer)?;
-    let room = config.max_position_embeddings.saturating_sub(ids.len());
-    if let Some(wanted) = options.max_tokens.filter(|wanted| *wanted > room && room > 0) {
-        note(format!(
-            "at most {room} tokens instead of {wanted}: the model reads {} and the prompt has {}",
-            config.max_position_embeddings,
-            ids.len()
-        ));
-        options.max_tokens = Some(room);
+    // Read before the model is, which takes a while.
+    let prompt = args.prompt.as_deref().map(prompt::read).transpose()?;
+    let opened = Opened::new(&args)?;
+    match (&args.prompts, &args.output, prompt) {
+        (Some(prompts), Some(output), _) => batch::run(&args, &opened, prompts, output),
+        (_, _, Some(prompt)) => one(&args, opened, &prompt),
+        _ => bail!("--prompt: wants text to answer, got none"),
     }
-    options.validate()?;
+}
 
-    let mut model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
-    if let Some(adapter) = args.adapters.read(Some(&model))? {
-        let ready = model.prepare_adapter(&adapter);
-        let ready = ready.with_context(|| format!("{} on {}", args.adapters, dir.path.display()))?;
-        model.attach_adapter(&ready);
+/// What is known before the weights are read.
+struct Opened {
+    dir: ModelDir,
+    config: Config,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    tools: Option<Value>,
+    options: GenerateOptions,
+}
+
+impl Opened {
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        let dir = args.model.resolve()?;
+        let config = Config::open(&dir)?;
+        let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
+        let template = template.filter(|_| !args.ignore_chat_template);
+        let tools = args.tools.as_deref().map(prompt::tools).transpose()?;
+        let mut options = args.sampling.options(&dir, &tokenizer)?;
+        options.top_logprobs = args.top_logprobs;
+        options.skip_special_tokens = tools.is_none();
+        Ok(Opened { dir, config, tokenizer, template, tools, options })
     }
 
+    /// The model with the adapter.
+    fn model(&self, args: &Args) -> anyhow::Result<Model> {
+        source::model_with(&self.dir, &self.config, args.dtype, &args.adapters)
+    }
+}
+
+/// Answers one prompt.
+fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
+    let (tools, template) = (opened.tools.take(), opened.template.take());
+    let before = args.prompt_cache_file.as_deref().map(cache_notes).transpose()?.unwrap_or_default();
+    let note = |name: &str| before.get(name).map(String::as_str);
+    let whole = format!("{}{prompt}", note("prompt").unwrap_or_default());
+    let parts = prompt::Parts {
+        prompt: &whole,
+        system: args.system_prompt.as_deref().or(note("system").filter(|_| template.is_some())),
+        prefill: args.prefill_response.as_deref(),
+        variables: args.chat_template_config.as_deref().map_or(Ok(Default::default()), prompt::variables)?,
+        tools: tools.as_ref(),
+    };
+    let (text, ids) = parts.encode(&opened.tokenizer, template.as_ref())?;
+    sampling::fit(&mut opened.options, ids.len(), opened.config.max_position_embeddings);
+
+    let model = opened.model(args)?;
+    let mut cache = match &args.prompt_cache_file {
+        Some(path) => PromptCache::load(path, &model)?.0,
+        None => PromptCache::new(),
+    };
+    let Opened { tokenizer, options, .. } = opened;
     let mut written = Ok(());
-    let generation = generate(&model, &tokenizer, &ids, &options, |event| {
+    let on_event = |event: Event| {
         if let (Event::Token { text, .. }, false) = (event, args.json) {
             written = show(text);
         }
         if written.is_err() { ControlFlow::Break(()) } else { interrupt::flow() }
-    })?;
+    };
+    let mut generation = match args.draft.load(&tokenizer, model.dtype())? {
+        Some(mut draft) => {
+            generate_speculative(&model, &mut draft, &tokenizer, &ids, &mut cache, &options, on_event)?
+        }
+        None => generate_cached(&model, &tokenizer, &ids, &mut cache, &options, on_event)?,
+    };
     written?;
     if args.json {
+        let format = template.as_ref().and_then(|template| ToolFormat::of(template.tool_source()));
+        let calls = tools.as_ref().map(|tools| {
+            let Some(format) = format else { return Vec::new() };
+            let (rest, calls) = tool_calls(format, tools, &text, &generation.text);
+            if !calls.is_empty() && generation.finish_reason == FinishReason::Stop {
+                generation.finish_reason = FinishReason::ToolCalls;
+            }
+            generation.text = rest;
+            calls
+        });
         let answer = Answer {
             model: &args.model.model,
             adapter: match args.adapters.adapter.as_slice() {
-                [] => serde_json::Value::Null,
+                [] => Value::Null,
                 [one] => serde_json::json!(one),
                 several => serde_json::json!(several),
             },
-            prompt: &prompt,
+            prompt,
             generation,
+            tool_calls: calls,
             peak_mem_gb: peak_memory_gb(),
         };
         return terminal::json(&answer);
@@ -165,7 +209,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         show("\n")?;
     }
     if args.verbose {
-        summary(&generation, options.sampler.temperature > 0.0 && args.seed.is_none());
+        summary(&generation, options.sampler.temperature > 0.0 && args.sampling.seed.is_none());
     }
     Ok(())
 }
@@ -182,13 +226,18 @@ fn show(text: &str) -> std::io::Result<()> {
 
 /// mlx-lm's lines on what an answer took; the seed, if it was drawn.
 fn summary(generation: &Generation, drawn: bool) {
-    let Generation { prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s, .. } = generation;
+    let Generation { prompt_tokens, cached_tokens, prefill_tokens_per_s, decode_tokens_per_s, .. } =
+        generation;
+    let cached = if *cached_tokens > 0 { format!(", {cached_tokens} of them cached") } else { String::new() };
     let mut lines = format!(
-        "==========\nPrompt: {prompt_tokens} tokens, {prefill_tokens_per_s:.3} tokens-per-sec\n\
+        "==========\nPrompt: {prompt_tokens} tokens{cached}, {prefill_tokens_per_s:.3} tokens-per-sec\n\
          Generation: {} tokens, {decode_tokens_per_s:.3} tokens-per-sec\nPeak memory: {:.3} GB\n",
         generation.tokens.len(),
         peak_memory_gb()
     );
+    if let Some(draft) = generation.draft {
+        lines += &format!("Draft: {}\n", draft::rate(draft));
+    }
     if drawn {
         lines += &format!("Seed: {}\n", generation.seed);
     }
@@ -196,48 +245,6 @@ fn summary(generation: &Generation, drawn: bool) {
         lines += "Cut at the last token allowed; --max-tokens allows more\n";
     }
     std::io::stderr().write_all(lines.as_bytes()).ok();
-}
-
-impl Args {
-    fn parts<'a>(&'a self, prompt: &'a str) -> anyhow::Result<prompt::Parts<'a>> {
-        let variables = match &self.chat_template_config {
-            None => serde_json::Map::new(),
-            Some(text) => prompt::variables(text)?,
-        };
-        let (system, prefill) = (self.system_prompt.as_deref(), self.prefill_response.as_deref());
-        Ok(prompt::Parts { prompt, system, prefill, variables })
-    }
-
-    /// The flags over what the model proposes.
-    fn options(
-        &self,
-        mut options: GenerateOptions,
-        tokenizer: &Tokenizer,
-    ) -> anyhow::Result<GenerateOptions> {
-        options.max_tokens = self.max_tokens.or(options.max_tokens);
-        options.stop_strings.extend(self.stop.iter().cloned());
-        for token in &self.extra_eos_token {
-            let id = tokenizer.id(token);
-            ensure!(
-                id.is_some(),
-                "--extra-eos-token: wants a token of the model's vocabulary, got {token:?}"
-            );
-            options.stop_tokens.extend(id);
-        }
-        options.prefill_chunk = self.prefill_step_size;
-        options.top_logprobs = self.top_logprobs;
-        let sampler = &mut options.sampler;
-        sampler.temperature = self.temp.unwrap_or(sampler.temperature);
-        sampler.top_p = self.top_p.unwrap_or(sampler.top_p);
-        sampler.top_k = self.top_k.unwrap_or(sampler.top_k);
-        sampler.min_p = self.min_p.unwrap_or(sampler.min_p);
-        sampler.repetition_penalty = self.repetition_penalty.unwrap_or(sampler.repetition_penalty);
-        sampler.repetition_context_size = self.repetition_context_size.or(sampler.repetition_context_size);
-        sampler.presence_penalty = self.presence_penalty.unwrap_or(sampler.presence_penalty);
-        sampler.frequency_penalty = self.frequency_penalty.unwrap_or(sampler.frequency_penalty);
-        sampler.seed = self.seed.or(sampler.seed);
-        Ok(options)
-    }
 }
 
 /// mlx-lm's way of saying yes and no.

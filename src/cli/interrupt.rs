@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const STATUS: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static IDLE: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening; `answer` is what the first Ctrl-C is told.
 pub fn install(answer: Option<&'static str>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if REQUESTED.swap(true, Ordering::SeqCst) {
+        if IDLE.load(Ordering::SeqCst) || REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(STATUS.into());
         }
         if let Some(answer) = answer {
@@ -20,6 +21,11 @@ pub fn install(answer: Option<&'static str>) -> anyhow::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether there is nothing to stop but the process: a program that waits for its user.
+pub fn set_idle(idle: bool) {
+    IDLE.store(idle, Ordering::SeqCst);
 }
 
 /// Whether the user has asked to stop.
@@ -38,4 +44,9 @@ pub fn check(what: &str) -> crate::Result<()> {
         true => Err(crate::Error::Stopped { what: what.to_string(), left: "nothing was written" }),
         false => Ok(()),
     }
+}
+
+/// What was asked to stop has stopped: the next Ctrl-C is a first one again.
+pub fn clear() {
+    REQUESTED.store(false, Ordering::SeqCst);
 }

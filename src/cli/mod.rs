@@ -1,8 +1,11 @@
 //! The command line: one verb, one file.
 
+mod cache_prompt;
+mod chat;
 mod convert;
 mod doctor;
 mod download;
+mod draft;
 mod finetune;
 mod fuse;
 mod generate;
@@ -10,6 +13,7 @@ mod interrupt;
 mod precision;
 mod progress;
 mod quickstart;
+mod sampling;
 mod shell;
 mod source;
 mod terminal;
@@ -44,6 +48,8 @@ enum Verb {
     Doctor(doctor::Args),
     Completions(shell::Completions),
     Man(shell::Man),
+    Chat(Box<chat::Args>),
+    CachePrompt(Box<cache_prompt::Args>),
 }
 
 /// Lines of an error that are shown; a wrong checkpoint can have a problem for every tensor.
@@ -118,6 +124,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Completions(args) => shell::completions(&args),
             Verb::Man(args) => shell::man(&args),
+            Verb::Chat(args) => chat::run(*args),
+            Verb::CachePrompt(args) => cache_prompt::run(*args),
         };
         sender.send(result).ok();
     });

@@ -1,11 +1,13 @@
 //! Where the models and adapters that the flags name come from: directories, or the Hugging Face hub.
 
 use super::download::fetch;
+use super::precision::Precision;
 use crate::load::adapter::{self, Weighted};
 use crate::load::hub::{Files, Repository};
 use crate::load::{Adapter, ModelDir};
-use crate::models::Model;
-use anyhow::ensure;
+use crate::models::{Config, Model};
+use anyhow::{Context, ensure};
+use candle_core::Device;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -98,4 +100,20 @@ impl fmt::Display for AdapterArgs {
         }
         Ok(())
     }
+}
+
+/// The weights of a model, with the adapters that are given.
+pub fn model_with(
+    dir: &ModelDir,
+    config: &Config,
+    precision: Precision,
+    adapters: &AdapterArgs,
+) -> anyhow::Result<Model> {
+    let mut model = Model::load(config, &dir.weights()?, precision.dtype(config.dtype), &Device::Cpu)?;
+    if let Some(adapter) = adapters.read(Some(&model))? {
+        let on = || format!("{adapters} on {}", dir.path.display());
+        let ready = model.prepare_adapter(&adapter).with_context(on)?;
+        model.attach_adapter(&ready);
+    }
+    Ok(model)
 }

@@ -22,6 +22,11 @@ impl Lines {
         Lines { json, styled: terminal && !refused && !is_dumb() }
     }
 
+    /// Whether the terminal can show text in styles, and is wanted to.
+    pub fn styled(&self) -> bool {
+        self.styled
+    }
+
     /// Writes a line.
     pub fn say(&self, line: impl Display) {
         match self.json {

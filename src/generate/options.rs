@@ -24,6 +24,8 @@ pub struct GenerateOptions {
     pub prefill_chunk: usize,
     /// How many of the likeliest tokens to report in the place of each; 0 is off.
     pub top_logprobs: usize,
+    /// Whether special tokens give no text. A tool call of some models is only told by them.
+    pub skip_special_tokens: bool,
     /// What an empty prompt begins with.
     pub bos_token: Option<u32>,
 }
@@ -38,6 +40,7 @@ impl Default for GenerateOptions {
             include_stop: false,
             prefill_chunk: 512,
             top_logprobs: 0,
+            skip_special_tokens: true,
             bos_token: None,
         }
     }
@@ -57,6 +60,13 @@ impl GenerateOptions {
             bos_token: tokenizer.bos_id(),
             ..defaults
         }
+    }
+
+    /// The options of the answer number `i` of several: equal prompts get different answers.
+    pub fn with_seed_after(&self, i: u64) -> Self {
+        let mut options = self.clone();
+        options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(i));
+        options
     }
 
     /// Refuses values that have no meaning, naming the field.

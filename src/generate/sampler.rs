@@ -140,6 +140,29 @@ impl Sampler {
         Ok(kept.iter().zip(weights).map(|(c, w)| (c.id, (w / total) as f32)).collect())
     }
 
+    /// Whether the most likely token is taken and nothing drawn.
+    pub(super) fn is_greedy(&self) -> bool {
+        self.config.temperature == 0.0
+    }
+
+    /// A number from 0 to 1, 1 excluded.
+    pub(super) fn uniform(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    /// Draws from weights that need not add up to 1; none if they are all zero.
+    pub(super) fn draw_from(&mut self, weights: &[(u32, f64)]) -> Option<u32> {
+        let mut left = self.uniform() * weights.iter().map(|(_, w)| w).sum::<f64>();
+        for &(id, weight) in weights {
+            left -= weight;
+            if left < 0.0 {
+                return Some(id);
+            }
+        }
+        // Rounding can leave a crumb.
+        weights.iter().rev().find(|(_, weight)| *weight > 0.0).map(|(id, _)| *id)
+    }
+
     fn greedy(&mut self, logits: &[f32], tokens: &[u32], prompt_len: usize) -> u32 {
         if !self.config.changes_order() {
             return argmax(logits);
@@ -214,6 +237,11 @@ pub fn top_logprobs(logits: &[f32], n: usize) -> Result<Vec<Sampled>> {
     top.truncate(n);
     top.sort_unstable_by(Candidate::likelier);
     Ok(top.iter().map(|c| Sampled { id: c.id, logprob: (c.score as f64 - norm) as f32 }).collect())
+}
+
+/// The log-probability of a token under the raw logits.
+pub(super) fn logprob(logits: &[f32], id: u32) -> Result<f32> {
+    Ok((logits[id as usize] as f64 - log_sum_exp(logits)?) as f32)
 }
 
 /// A token that may be drawn; its score is a logit, shifted so that the largest is 0.

@@ -16,6 +16,8 @@ pub enum FinishReason {
     Stop,
     /// The largest number of tokens, or the end of the model's context.
     Length,
+    /// The model asks for tools to be called.
+    ToolCalls,
     /// The callback asked to stop.
     Cancelled,
 }
@@ -78,12 +80,17 @@ impl StopStrings {
 
     /// The length in bytes of the longest end of the held text that begins a stop string.
     fn may_begin_stop(&self) -> usize {
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let ends = self.held.char_indices().map(|(at, _)| &self.held[at..]);
-        ends.skip_while(|end| end.len() >= longest)
-            .find(|end| self.stops.iter().any(|s| s.starts_with(end)))
-            .map_or(0, str::len)
+        begins(&self.held, &self.stops)
     }
+}
+
+/// The length in bytes of the longest end of `text` that begins one of `marks` without being all of it.
+pub(super) fn begins<S: AsRef<str>>(text: &str, marks: &[S]) -> usize {
+    let longest = marks.iter().map(|mark| mark.as_ref().len()).max().unwrap_or(0);
+    let ends = text.char_indices().map(|(at, _)| &text[at..]);
+    ends.skip_while(|end| end.len() >= longest)
+        .find(|end| marks.iter().any(|mark| mark.as_ref().starts_with(end)))
+        .map_or(0, str::len)
 }
 
 #[cfg(test)]

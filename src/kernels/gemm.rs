@@ -89,7 +89,7 @@ pub(crate) type LowRank<'a> = (Mat<'a, f32>, Mat<'a, f32>, usize);
 /// The kind of tiles for a product, where the CPU has them and the product is large enough to pay for packing.
 #[cfg(target_arch = "x86_64")]
 fn worth_tiles<T: WithDType>(m: usize, n: usize, k: usize) -> Option<Kind> {
-    Kind::of(T::DTYPE).filter(|_| m > 4 && m * n * k >= 16 * 16 * 16)
+    Kind::of(T::DTYPE).filter(|_| m > FEW && m * n * k >= 16 * 16 * 16)
 }
 
 /// `x w (+ t e)`: `x` is `m x k`, `w` is `k x n`, of one element type, accumulated in `f32`.
@@ -100,7 +100,7 @@ pub(crate) fn matmul<T: Element>(
     low_rank: Option<LowRank<'_>>,
 ) -> Vec<T> {
     // A few rows against rows of weights: bound by reading `w` once.
-    if m <= 4 && w.rs == 1 && x.cs == 1 {
+    if m <= FEW && w.rs == 1 && x.cs == 1 {
         return narrow_owned(gemv((m, n, k), x, w, low_rank));
     }
     #[cfg(target_arch = "x86_64")]
@@ -213,7 +213,11 @@ simd! {
     }
 }
 
-/// [`matmul`] for a few rows: every row of weights is read once.
+/// The most rows that [`matmul`] computes each as if it were alone, to the last bit.
+const FEW: usize = 4;
+
+/// [`matmul`] for a few rows: every row of weights is read once. A row's result does not depend on the others:
+/// what is decoded one token at a time and a few at a time is the same.
 fn gemv<T: Element>(
     (m, n, k): (usize, usize, usize),
     x: Mat<'_, T>,
@@ -224,19 +228,31 @@ fn gemv<T: Element>(
     for (i, row) in wide.chunks_exact_mut(k.max(1)).enumerate() {
         cpu::widen(&x.data[i * x.rs..][..k], row);
     }
+    const ROWS: usize = 16;
     // Rows of weights are split over the threads, so the output is built transposed: n x m.
     let mut y: Vec<f32> = uninit(m * n);
+    // One row of `x` with some rows of `w`.
+    let products = |i: usize, rows: &[T], out: &mut [f32]| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kind) = Kind::of(T::DTYPE) {
+            return super::tiles::dots(kind, &x.data[i * x.rs..][..k], rows, out);
+        }
+        dots(&wide[i * k..][..k], rows, out)
+    };
     let body = |j0: usize, out: &mut [f32]| {
         if m == 1 && w.cs == k && k > 0 {
-            let rows = &w.data[j0 * k..][..out.len() * k];
-            #[cfg(target_arch = "x86_64")]
-            if let Some(kind) = Kind::of(T::DTYPE) {
-                super::tiles::dots(kind, &x.data[..k], rows, out);
-            } else {
-                dots(&wide, rows, out);
+            products(0, &w.data[j0 * k..][..out.len() * k], out);
+        } else if w.cs == k && k > 0 {
+            // A few rows of `w` stay in the cache for all rows of `x`.
+            for (j, out) in out.chunks_mut(ROWS * m).enumerate() {
+                let mut part = [0f32; ROWS];
+                let part = &mut part[..out.len() / m];
+                let rows = &w.data[(j0 + j * ROWS) * k..][..part.len() * k];
+                for i in 0..m {
+                    products(i, rows, part);
+                    out.chunks_exact_mut(m).zip(&*part).for_each(|(out, y)| out[i] = *y);
+                }
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            dots(&wide, rows, out);
         } else {
             for (j, out) in out.chunks_exact_mut(m).enumerate() {
                 let row = &w.data[(j0 + j) * w.cs..][..k];
@@ -316,6 +332,12 @@ pub(crate) fn thin_product<T: Element>(
     x: &[T],
     a: Mat<'_, f32>,
 ) -> Vec<f32> {
+    if m <= FEW && a.cs == 1 {
+        return match T::DTYPE {
+            DType::F32 => gemv::<f32>((m, r, k), cast(Mat::rows(x, k)), a.t(), None),
+            _ => gemv((m, r, k), Mat::rows(&cpu::to_f32(x), k), a.t(), None),
+        };
+    }
     let mut c: Vec<f32> = uninit(m * r);
     #[cfg(target_arch = "x86_64")]
     if let Some(kind) = worth_tiles::<T>(m, r, k) {

@@ -82,6 +82,11 @@ impl ChatTemplate {
         Ok(self)
     }
 
+    /// The source of the template for conversations with tools: it tells how the model writes a call.
+    pub fn tool_source(&self) -> &str {
+        self.tool_source.as_deref().unwrap_or(&self.source)
+    }
+
     /// Whether the template marks the assistant's words with `{% generation %}`.
     pub fn has_generation(&self) -> bool {
         self.has_generation

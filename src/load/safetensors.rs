@@ -135,6 +135,12 @@ impl Weights {
         DType::try_from(self.tensors.get(name)?.dtype).ok()
     }
 
+    /// The texts that a file has beside its tensors, by name; those of the first file if there are several.
+    pub fn metadata(&self) -> HashMap<String, String> {
+        let header = self.files.first().and_then(|file| SafeTensors::read_metadata(file.as_slice()).ok());
+        header.and_then(|(_, header)| header.metadata().clone()).unwrap_or_default()
+    }
+
     /// The size of all tensors together, in bytes, as stored.
     pub fn bytes(&self) -> usize {
         self.tensors.values().map(|entry| entry.range.1 - entry.range.0).sum()

@@ -8,6 +8,7 @@ mod by_layer;
 pub mod compare;
 mod config;
 mod context;
+mod fingerprint;
 pub mod fuse;
 mod gemma3;
 mod layer;

@@ -83,6 +83,22 @@ impl Model {
         })
     }
 
+    /// As [`Model::forward`], with the logits of every one of the tokens: (B, T, V), f32.
+    ///
+    /// Up to four tokens of one row get, to the last bit, what [`Model::forward`] gives for one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::forward`].
+    pub fn forward_all(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        self.check(input_ids)?;
+        ops::in_pool(|| {
+            let x = self.read(input_ids, cache)?;
+            let x = x.narrow(1, x.dim(1)? - input_ids.dim(1)?, input_ids.dim(1)?)?;
+            self.project(&self.final_norm(&x.contiguous()?, Pass::default())?)
+        })
+    }
+
     /// The logits of every position of a batch, without gradients.
     ///
     /// # Shapes

@@ -35,6 +35,34 @@ impl KvCache {
         KvCache { layers: vec![LayerCache::default(); layers], len: 0, starts, tokens, regime: 0 }
     }
 
+    /// A cache of one row that holds these keys and values, (1, len, heads, dim) for each layer.
+    ///
+    /// # Errors
+    ///
+    /// When there is no layer, or the lengths differ.
+    pub fn of_row(layers: Vec<(Tensor, Tensor)>, tokens: Vec<u32>) -> Result<Self> {
+        let len = tokens.len();
+        for tensor in layers.iter().flat_map(|(k, v)| [k, v]) {
+            let (rows, positions, ..) = tensor.dims4()?;
+            if (rows, positions) != (1, len) {
+                bail!("kv cache: wants 1 row of {len} positions, got {rows} of {positions}")
+            }
+        }
+        let layers = layers.into_iter().map(|(k, v)| LayerCache { k: Some(k), v: Some(v) }).collect();
+        Ok(KvCache { layers, len, starts: vec![0], tokens: vec![tokens], regime: 0 })
+    }
+
+    /// The keys and values that each layer holds, (B, len, heads, dim), as views; none before the first token.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller causes.
+    pub fn tensors(&self) -> Result<Vec<(Tensor, Tensor)>> {
+        let held = |tensor: &Tensor| tensor.narrow(1, 0, self.len);
+        let both = |layer: &LayerCache| Some((layer.k.as_ref()?.clone(), layer.v.as_ref()?.clone()));
+        self.layers.iter().filter_map(both).map(|(k, v)| Ok((held(&k)?, held(&v)?))).collect()
+    }
+
     /// How many positions it holds.
     pub fn len(&self) -> usize {
         self.len

@@ -5,12 +5,8 @@ use super::data::Dataset;
 use super::trainer::TrainOptions;
 use crate::error::{Error, Result};
 use crate::models::Model;
-use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Elements of each weight that tell a model from another.
-const SAMPLE: usize = 64;
 
 /// What decides every loss of a run, by name. Not among them: the number of steps, what is reported and saved when,
 /// gradient checkpointing, the policy for losses that are not finite.
@@ -27,7 +23,7 @@ pub fn fingerprint(
 ) -> Result<BTreeMap<String, String>> {
     let mut made_of = BTreeMap::new();
     let mut put = |name: &str, value: String| made_of.insert(name.to_string(), value);
-    put("model", weights(model)?);
+    put("model", format!("{} #{}", model.config.model_type, model.fingerprint()?));
     put("dtype", format!("{:?}", model.dtype()));
     put("training data", rows(train));
     put("validation data", rows(valid));
@@ -106,21 +102,4 @@ fn rows(dataset: &Dataset) -> String {
         }
     }
     format!("{} rows #{:08x}", dataset.len(), hasher.finalize())
-}
-
-fn weights(model: &Model) -> Result<String> {
-    let mut hasher = crc32fast::Hasher::new();
-    for (name, tensor) in model.named_tensors() {
-        hasher.update(format!("{name} {:?}", tensor.dims()).as_bytes());
-        for value in sample(&tensor)? {
-            hasher.update(&value.to_le_bytes());
-        }
-    }
-    Ok(format!("{} #{:08x}", model.config.model_type, hasher.finalize()))
-}
-
-fn sample(tensor: &Tensor) -> Result<Vec<f32>> {
-    let flat = tensor.detach().flatten_all()?;
-    let len = flat.dim(0)?.min(SAMPLE);
-    Ok(flat.narrow(0, 0, len)?.to_dtype(DType::F32)?.to_vec1()?)
 }

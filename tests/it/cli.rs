@@ -1,10 +1,15 @@
 //! The binary itself, in a temporary directory.
 
+mod batch;
+mod chat;
 mod convert;
 mod faults;
 mod fuse;
 mod generate;
 mod people;
+mod prompt_cache;
+#[cfg(target_os = "linux")]
+mod pty;
 mod resume;
 mod train;
 
@@ -127,6 +132,11 @@ pub fn ended(child: Child) -> Ended {
     }
 }
 
+/// The model in the binary.
+fn embedded() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/model").display().to_string()
+}
+
 /// Rows of the four forms, by name.
 pub fn rows(form: &str) -> String {
     let row = |i: usize| {
@@ -152,7 +162,7 @@ pub fn rows(form: &str) -> String {
 fn help_names_every_verb_and_wrong_usage_is_status_2() {
     let place = Place::new();
     let help = place.run("--help").ok().stdout;
-    for verb in ["quickstart", "train", "generate", "130"] {
+    for verb in ["quickstart", "train", "generate", "chat", "cache-prompt", "130"] {
         assert!(help.contains(verb), "{help}");
     }
     assert_eq!(place.run("generate --no-such-flag").status, Some(2));

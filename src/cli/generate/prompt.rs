@@ -1,9 +1,11 @@
 //! From what the user typed to the tokens that the model reads.
 
+use crate::generate::check_tools;
 use crate::load::{ChatTemplate, Tokenizer};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::io::Read;
+use std::path::Path;
 
 /// The prompt of the flag, or of stdin if that is `-`.
 pub fn read(given: &str) -> anyhow::Result<String> {
@@ -37,6 +39,15 @@ pub fn variables(text: &str) -> anyhow::Result<Map<String, Value>> {
     object(serde_json::from_str(text).with_context(wants)?).with_context(|| "--chat-template-config")
 }
 
+/// The tools of `--tools`.
+pub fn tools(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(crate::Error::io(path))?;
+    let what = format!("--tools {}", path.display());
+    let value = serde_json::from_str(&text).with_context(|| format!("{what}: wants a JSON list of tools"))?;
+    check_tools(&what, &value)?;
+    Ok(value)
+}
+
 /// What the prompt is made of.
 pub struct Parts<'a> {
     /// What the user asks.
@@ -47,32 +58,62 @@ pub struct Parts<'a> {
     pub prefill: Option<&'a str>,
     /// The chat template's own variables.
     pub variables: Map<String, Value>,
+    /// The tools the model may call.
+    pub tools: Option<&'a Value>,
 }
 
 impl Parts<'_> {
-    /// The tokens: the conversation through the chat template, or the prompt as it is if there is none.
-    pub fn encode(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> anyhow::Result<Vec<u32>> {
+    /// The conversation through the chat template, or the prompt as it is if there is none; and its tokens.
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+    ) -> anyhow::Result<(String, Vec<u32>)> {
         let Some(template) = template else {
-            for (flag, given) in [("--system-prompt", self.system), ("--prefill-response", self.prefill)] {
+            let tools = self.tools.map(|_| "");
+            for (flag, given) in
+                [("--system-prompt", self.system), ("--prefill-response", self.prefill), ("--tools", tools)]
+            {
                 ensure!(given.is_none(), "{flag}: wants a model with a chat template, got one without");
             }
-            return Ok(tokenizer.encode(self.prompt, true)?);
+            return Ok((self.prompt.to_string(), tokenizer.encode(self.prompt, true)?));
         };
-        Ok(tokenizer.encode(&self.render(template)?, false)?)
+        let text = self.render(template)?;
+        let ids = tokenizer.encode(&text, false)?;
+        Ok((text, ids))
+    }
+
+    /// The tokens of the conversation as far as the prompt has it: what comes after it is not there yet.
+    pub fn beginning(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+    ) -> anyhow::Result<Vec<u32>> {
+        let Some(template) = template else { return Ok(self.encode(tokenizer, None)?.1) };
+        let text = template.render(&self.messages(), self.tools, false, &self.variables)?;
+        let text = continued(&text, self.prompt).context("wants a chat template that shows the prompt")?;
+        Ok(tokenizer.encode(&text, false)?)
+    }
+
+    fn messages(&self) -> Vec<Value> {
+        let system = self.system.map(|text| message("system", text));
+        system.into_iter().chain([message("user", self.prompt)]).collect()
     }
 
     fn render(&self, template: &ChatTemplate) -> anyhow::Result<String> {
-        let message = |role: &str, content: &str| json!({"role": role, "content": content});
-        let system = self.system.map(|text| message("system", text));
-        let mut messages: Vec<Value> = system.into_iter().chain([message("user", self.prompt)]).collect();
+        let mut messages = self.messages();
         let Some(prefill) = self.prefill else {
-            return Ok(template.render(&messages, None, true, &self.variables)?);
+            return Ok(template.render(&messages, self.tools, true, &self.variables)?);
         };
         messages.push(message("assistant", prefill));
-        let text = template.render(&messages, None, false, &self.variables)?;
+        let text = template.render(&messages, self.tools, false, &self.variables)?;
         continued(&text, prefill)
             .with_context(|| "--prefill-response: wants a chat template that shows it, got one that does not")
     }
+}
+
+fn message(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
 }
 
 /// The rendered conversation up to the end of its last message, as transformers' `continue_final_message`.
@@ -95,8 +136,13 @@ mod tests {
         let template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}\
             {% if add_generation_prompt %}<assistant>{% endif %}";
         let template = ChatTemplate::new(template, None, None).unwrap();
-        let mut parts =
-            Parts { prompt: "hi", system: Some("be brief"), prefill: None, variables: Map::new() };
+        let mut parts = Parts {
+            prompt: "hi",
+            system: Some("be brief"),
+            prefill: None,
+            variables: Map::new(),
+            tools: None,
+        };
         assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>");
         parts.prefill = Some("Sure, ");
         assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>Sure,");

@@ -2,6 +2,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::generate::SamplerConfig;
+use crate::generate::{FinishReason, StoppedBy};
+use crate::models::Model;
+use candle_core::Device;
 
 /// A model whose logits are a function of all tokens of a row: what the cache loses changes the answer.
 struct Toy {
@@ -22,24 +25,34 @@ impl CausalLm for Toy {
     }
 
     fn forward(&self, ids: &Tensor, cache: &mut ToyCache) -> Result<Tensor> {
-        let ids = ids.to_vec2::<u32>()?;
-        assert_eq!(ids.len(), cache.len());
-        for (ids, (padding, row)) in ids.iter().zip(cache.iter_mut()) {
-            let skipped = ids.len().min(*padding);
-            *padding -= skipped;
-            row.extend(&ids[skipped..]);
-            assert!(row.len() <= self.context);
+        let all = self.forward_all(ids, cache)?;
+        Ok(all.narrow(1, all.dim(1)? - 1, 1)?.squeeze(1)?)
+    }
+
+    fn forward_all(&self, ids: &Tensor, cache: &mut ToyCache) -> Result<Tensor> {
+        let (rows, len) = ids.dims2()?;
+        assert_eq!(rows, cache.len());
+        let mut logits = Vec::new();
+        for (ids, (padding, row)) in ids.to_vec2::<u32>()?.iter().zip(cache.iter_mut()) {
+            for &id in ids {
+                match padding {
+                    0 => row.push(id),
+                    _ => *padding -= 1,
+                }
+                assert!(row.len() <= self.context);
+                let seed = row.iter().fold(17u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x100000001b3));
+                let next = self.script.get(row.len()).copied();
+                logits.extend((0..self.vocab as u64).map(|id| match next {
+                    Some(next) => f32::from(id == u64::from(next)) * 9.0,
+                    None => (((seed ^ id).wrapping_mul(0x9e3779b97f4a7c15) >> 40) as f32) / (1 << 23) as f32,
+                }));
+            }
         }
-        let logits = cache.iter().flat_map(|(_, row)| {
-            let seed = row.iter().fold(17u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x100000001b3));
-            let next = self.script.get(row.len()).copied();
-            (0..self.vocab as u64).map(move |id| match next {
-                Some(next) => f32::from(id == u64::from(next)) * 9.0,
-                None => (((seed ^ id).wrapping_mul(0x9e3779b97f4a7c15) >> 40) as f32) / (1 << 23) as f32,
-            })
-        });
-        let logits: Vec<f32> = logits.collect();
-        Ok(Tensor::from_vec(logits, (cache.len(), self.vocab), &Device::Cpu)?)
+        Ok(Tensor::from_vec(logits, (rows, len, self.vocab), &Device::Cpu)?)
+    }
+
+    fn truncate(&self, cache: &mut ToyCache, len: usize) {
+        cache.iter_mut().for_each(|(_, row)| row.truncate(len));
     }
 
     fn keep_rows(&self, cache: &mut ToyCache, rows: &[usize]) -> Result<()> {
