@@ -76,7 +76,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Form::Mlx => (Format::Mlx, "mlx-lm"),
     };
     let layers = config.as_ref().map(|config| config.layers.len());
-    adapter::write_as(directory.temporary(), &adapter, format, layers).map_err(|error| directory.named(error))?;
+    adapter::write_as(directory.temporary(), &adapter, format, layers)
+        .map_err(|error| directory.named(error))?;
     let again = adapter::read(directory.temporary())?;
     adapter.check_same(&again, &args.out)?;
     let compared = match (&model, &config) {
