@@ -14,7 +14,6 @@ use super::model::CausalLm;
 use super::options::GenerateOptions;
 use super::stop::FinishReason;
 use super::tools::{ToolCall, ToolFormat, check_tools, tool_calls};
-use crate::load::digest::Digest;
 use crate::load::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
@@ -280,7 +279,8 @@ fn job(
     options.validate()?;
     let digest = {
         let options = serde_json::to_string(&options).unwrap_or_default();
-        Digest::new().add(line.trim()).add(&text).add(options).add(&defaults.identity).hex()
+        let all = [line.trim(), &text, &options, &defaults.identity].join("\0");
+        format!("{:08x}", crc32fast::hash(all.as_bytes()))
     };
     Ok(Job { id: row.id, text, tokens, options, tools, digest })
 }
