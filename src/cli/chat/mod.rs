@@ -36,7 +36,8 @@ What is not given is as the model's generation_config.json says, or greedy.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// An adapter, PEFT's or mlx-lm's, with a name for /adapter; may be repeated, the first is on at the beginning
+    /// An adapter, PEFT's or mlx-lm's, with a name for /adapter: a directory, or org/name of the hub; may be repeated,
+    /// the first is on at the beginning
     #[arg(long, alias = "adapter-path", value_name = "[NAME=]ADAPTER")]
     adapter: Vec<String>,
     /// What the model is told before the conversation
