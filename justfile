@@ -5,6 +5,7 @@ check:
     cargo fmt --check
     cargo clippy --release --all-targets -- -D warnings
     cargo clippy --release --lib --no-default-features -- -D warnings
+    cargo clippy --release --lib --no-default-features --features hub -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 
 # All tests.
@@ -26,3 +27,12 @@ report python="python3":
 # The goldens, from transformers and peft; `python` has tests/fixtures/requirements.txt.
 goldens python="python3":
     {{python}} tests/fixtures/make.py
+
+# Explores a fuzz target with coverage, for a minute: safetensors, index, rows, adapter_config, model_config, tokenizer,
+# chat_template, train_config. Sanitizers need a nightly compiler, or a stable one that is told it is.
+fuzz name seconds="60":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=10
+
+# Long runs in flat memory: two thousand steps, ten thousand tokens. Minutes.
+soak:
+    cargo test --release --test it -- --ignored --nocapture --test-threads 1 soak::

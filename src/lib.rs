@@ -12,4 +12,4 @@ pub mod nn;
 pub mod ops;
 pub mod train;
 
-pub use error::{Error, Result};
+pub use error::{Error, NotFinite, Result};

@@ -105,6 +105,7 @@ impl Trainer {
             rows: (0..rows).collect(),
             tokens: rows * len,
             target_tokens: rows * (len - 1),
+            documents: None,
             input_ids,
         };
         Ok(Trainer { model, vars, optimizer, batch })

@@ -3,7 +3,7 @@
 use super::generate::prompt;
 use super::interrupt;
 use super::precision::Precision;
-use super::source;
+use super::source::{self, AdapterArgs, ModelArgs};
 use crate::generate::{PromptCache, read_prompt};
 use crate::models::Config;
 use crate::train::metrics::peak_memory_gb;
@@ -19,12 +19,10 @@ use std::time::Instant;
 The prompt of generate goes on where this one ends: it is answered as both together, and only what
 is new is read. The file is of this model, adapter and --dtype; generate refuses it for others.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: String,
-    /// A PEFT adapter to put on the model
-    #[arg(long, alias = "adapter-path", value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
     /// What to read; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
@@ -52,7 +50,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.prefill_step_size > 0, "--prefill-step-size: wants at least 1, got 0");
     let text = prompt::read(&args.prompt)?;
-    let dir = source::model(&args.model)?;
+    let dir = args.model.resolve()?;
     let config = Config::open(&dir)?;
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let template = template.filter(|_| !args.ignore_chat_template);
@@ -64,7 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         tools: None,
     };
     let ids = parts.beginning(&tokenizer, template.as_ref())?;
-    let model = source::model_with(&dir, &config, args.dtype, args.adapter.as_deref())?;
+    let model = source::weights(&dir, &config, args.dtype, Some(&args.adapters))?;
 
     let started = Instant::now();
     let mut cache = PromptCache::new();

@@ -22,7 +22,7 @@ impl DraftArgs {
     /// The draft for a model with this tokenizer that computes in `dtype`, if one is asked for.
     pub fn load(&self, tokenizer: &Tokenizer, dtype: DType) -> anyhow::Result<Option<Draft<Model>>> {
         let Some(given) = &self.draft_model else { return Ok(None) };
-        let dir = source::model(given)?;
+        let dir = source::model(given, None)?;
         Draft::<Model>::check(&dir.tokenizer()?, tokenizer)
             .with_context(|| format!("--draft-model {given}"))?;
         let model = Model::load(&Config::open(&dir)?, &dir.weights()?, dtype, &Device::Cpu)?;

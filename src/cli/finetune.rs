@@ -8,16 +8,19 @@ use crate::load::{ChatTemplate, ModelDir, Tokenizer};
 use crate::models::Model;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{Row, Splits};
-use crate::train::memory::MemoryPlan;
+use crate::train::memory::{self, MemoryPlan};
 use crate::train::metrics;
 use crate::train::report::{self, Report, Sample};
-use crate::train::trainer::{Outcome, TrainOptions, train};
+use crate::train::run_dir::RunDir;
+use crate::train::trainer::{Outcome, TrainOptions, train_in};
 use std::path::Path;
 
 /// A model and its data, ready to be trained.
 pub struct FineTune {
     /// Where the model comes from.
     pub dir: ModelDir,
+    /// Where the run writes; no other run does while this is held.
+    pub run_dir: RunDir,
     /// The model, with what is to be trained.
     pub model: Model,
     /// Its tokenizer.
@@ -47,11 +50,74 @@ impl FineTune {
         (self.model.parameter_count(), trained)
     }
 
-    /// What the run will hold in memory, at the longest row.
+    /// What the run will hold in memory, at its largest batch.
     pub fn memory_plan(&self) -> MemoryPlan {
-        let longest = self.splits.train.rows.iter().map(Row::positions).max().unwrap_or(0);
-        let len = longest.next_multiple_of(8);
-        MemoryPlan::new(&self.model, self.options.batch_size, len, self.options.grad_checkpoint)
+        let (rows, len) = self.largest_batch();
+        MemoryPlan::new(&self.model, rows, len, self.options.grad_checkpoint)
+    }
+
+    /// The sequences of the largest batch and the positions of each.
+    fn largest_batch(&self) -> (usize, usize) {
+        let (train, size) = (&self.splits.train, self.options.batch_size);
+        let packed = self.options.pack.then(|| train.packed(size, self.options.seed).ok()).flatten();
+        packed.map(|batches| batches.largest()).unwrap_or_else(|| {
+            let longest = train.rows.iter().map(Row::positions).max().unwrap_or(0);
+            (size, longest.next_multiple_of(8))
+        })
+    }
+
+    /// How the training rows lie in batches, if they are packed.
+    pub fn packing(&self) -> anyhow::Result<Option<String>> {
+        if !self.options.pack {
+            return Ok(None);
+        }
+        let (train, size, seed) = (&self.splits.train, self.options.batch_size, self.options.seed);
+        let share = |(all, padding): (usize, usize)| 100.0 * padding as f64 / all.max(1) as f64;
+        let packed = train.packed(size, seed)?;
+        let apart = train.batches(size.min(train.len()), seed)?;
+        Ok(Some(format!(
+            "Packed: {} rows in {} sequences of at most {}; padding {:.1} % of the positions, {:.1} % unpacked",
+            train.len(),
+            packed.sequences(),
+            train.summary.max_seq_length,
+            share(packed.positions()),
+            share(apart.positions()),
+        )))
+    }
+
+    /// Refuses a run that needs more memory than there is, and says what would fit.
+    pub fn must_fit(&self) -> anyhow::Result<()> {
+        let Some(available) = memory::available() else { return Ok(()) };
+        let (rows, len) = self.largest_batch();
+        let kept = self.options.grad_checkpoint;
+        let wanted = |rows: usize, len: usize, checkpoint: bool| {
+            MemoryPlan::new(&self.model, rows, len, checkpoint).to_come() as u64
+        };
+        if wanted(rows, len, kept) <= available {
+            return Ok(());
+        }
+        let halves = |from| std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
+        let mut fits = Vec::new();
+        let checkpointed = !kept && wanted(rows, len, true) <= available;
+        if checkpointed {
+            fits.push("--grad-checkpoint".to_string());
+        }
+        let ways = [("", kept), ("--grad-checkpoint with ", true)];
+        for (also, checkpoint) in ways.into_iter().take(if kept || checkpointed { 1 } else { 2 }) {
+            let fewer = halves(rows).find(|rows| wanted(*rows, len, checkpoint) <= available);
+            let shorter = halves(len).find(|len| wanted(rows, *len, checkpoint) <= available);
+            fits.extend(fewer.map(|rows| format!("{also}--batch-size {rows}")));
+            fits.extend(shorter.map(|len| format!("{also}--max-seq-length {}", len + 1)));
+        }
+        let fits = match fits.is_empty() {
+            true => "nothing smaller fits but a smaller model or fewer --num-layers".to_string(),
+            false => format!("these fit: {}", fits.join(", ")),
+        };
+        anyhow::bail!(
+            "memory plan: wants {:.3} GB more, got {:.3} GB available; {fits}; --ignore-memory-plan tries it all the same",
+            wanted(rows, len, kept) as f64 / 1e9,
+            available as f64 / 1e9,
+        )
     }
 
     /// A question as the model is asked it: through its chat template, if it has one.
@@ -86,10 +152,12 @@ impl FineTune {
     /// Trains, showing how it goes, in few lines if `brief`.
     pub fn train(&self, lines: Lines, brief: bool) -> anyhow::Result<Outcome> {
         let mut progress = Progress::new(self.options.iters, lines, brief);
-        let outcome = train(&self.model, &self.splits, &self.checkpoint, &self.options, |event| {
+        let watch = |event: &_| {
             progress.event(event);
             interrupt::flow()
-        });
+        };
+        let outcome =
+            train_in(&self.run_dir, &self.model, &self.splits, &self.checkpoint, &self.options, watch);
         progress.close();
         Ok(outcome?)
     }
@@ -119,7 +187,7 @@ impl FineTune {
         test_loss: Option<f64>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::read(&self.options.output.join("metrics.jsonl"))?;
-        let title = format!("{} fine-tuned", self.dir.path.display());
+        let title = format!("{} fine-tuned", self.dir.name());
         let subtitle = format!("{} steps in {:.0} s on {data}", outcome.steps, outcome.seconds);
         let config = self.configuration(data)?;
         let (title, subtitle) = (title.as_str(), subtitle.as_str());
@@ -133,7 +201,7 @@ impl FineTune {
     fn configuration(&self, data: &str) -> anyhow::Result<Vec<(String, String)>> {
         let o = &self.options;
         let mut shown = vec![
-            ("model", self.dir.path.display().to_string()),
+            ("model", self.dir.name()),
             ("data", data.to_string()),
             ("dtype", format!("{:?}", self.model.dtype())),
             ("iters", o.iters.to_string()),
@@ -143,6 +211,7 @@ impl FineTune {
             ("optimizer", serde_json::to_string(&o.optimizer)?),
             ("max_grad_norm", o.max_grad_norm.map_or("none".into(), |n| n.to_string())),
             ("grad_checkpoint", o.grad_checkpoint.to_string()),
+            ("pack", o.pack.to_string()),
             ("seed", o.seed.to_string()),
             ("version", env!("CARGO_PKG_VERSION").into()),
         ];
@@ -150,6 +219,8 @@ impl FineTune {
             shown.push(("rank", lora.r.to_string()));
             shown.push(("lora_alpha", lora.lora_alpha.to_string()));
             shown.push(("lora_dropout", lora.lora_dropout.to_string()));
+            shown.push(("use_dora", lora.use_dora.to_string()));
+            shown.push(("modules_to_save", lora.modules_to_save.join(", ")));
         }
         Ok(shown.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
     }

@@ -7,7 +7,7 @@ use super::draft::{self, DraftArgs};
 use super::interrupt;
 use super::precision::Precision;
 use super::sampling::{self, Sampling};
-use super::source;
+use super::source::{self, AdapterArgs, ModelArgs};
 use super::terminal;
 use crate::generate::{
     Event, FinishReason, GenerateOptions, Generation, PromptCache, ToolCall, ToolFormat, cache_notes,
@@ -26,7 +26,9 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
+  metal-candle generate --model Qwen/Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
+  metal-candle generate --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3 --prompt \"Why?\"
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
   metal-candle generate --model ./Qwen3-8B --draft-model ./Qwen3-0.6B --prompt \"Count to fifty\"
   metal-candle generate --model ./Qwen3-0.6B --tools tools.json --prompt \"Weather in Rome?\" --json
@@ -35,12 +37,10 @@ use std::path::PathBuf;
 What is not given is as the model's generation_config.json says, or greedy.
 The answer goes to stdout, token by token; what it took goes to stderr.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: String,
-    /// A PEFT adapter to put on the model
-    #[arg(long, alias = "adapter-path", value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
     /// What to answer; - reads it from stdin. The two characters \n are a new line, \t is a tab, as in mlx-lm
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "prompts")]
     prompt: Option<String>,
@@ -93,7 +93,7 @@ pub struct Args {
 #[derive(serde::Serialize)]
 struct Answer<'a> {
     model: &'a str,
-    adapter: Option<&'a std::path::Path>,
+    adapter: Value,
     prompt: &'a str,
     #[serde(flatten)]
     generation: Generation,
@@ -126,7 +126,7 @@ struct Opened {
 
 impl Opened {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let dir = source::model(&args.model)?;
+        let dir = args.model.resolve()?;
         let config = Config::open(&dir)?;
         let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
         let template = template.filter(|_| !args.ignore_chat_template);
@@ -139,7 +139,7 @@ impl Opened {
 
     /// The model with the adapter.
     fn model(&self, args: &Args) -> anyhow::Result<Model> {
-        source::model_with(&self.dir, &self.config, args.dtype, args.adapter.as_deref())
+        source::weights(&self.dir, &self.config, args.dtype, Some(&args.adapters))
     }
 }
 
@@ -191,8 +191,12 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
             calls
         });
         let answer = Answer {
-            model: &args.model,
-            adapter: args.adapter.as_deref(),
+            model: &args.model.model,
+            adapter: match args.adapters.adapter.as_slice() {
+                [] => Value::Null,
+                [one] => serde_json::json!(one),
+                several => serde_json::json!(several),
+            },
             prompt,
             generation,
             tool_calls: calls,

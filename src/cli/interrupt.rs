@@ -42,3 +42,11 @@ pub fn flow() -> ControlFlow<()> {
 pub fn clear() {
     REQUESTED.store(false, Ordering::SeqCst);
 }
+
+/// [`requested`] as an error that ends `what`, which writes nothing before its end.
+pub fn check(what: &str) -> crate::Result<()> {
+    match requested() {
+        true => Err(crate::Error::Stopped { what: what.to_string(), left: "nothing was written" }),
+        false => Ok(()),
+    }
+}

@@ -2,9 +2,12 @@
 
 mod cache_prompt;
 mod chat;
+mod convert;
 mod doctor;
+mod download;
 mod draft;
 mod finetune;
+mod fuse;
 mod generate;
 mod interrupt;
 mod precision;
@@ -40,6 +43,8 @@ enum Verb {
     Quickstart(quickstart::Args),
     Train(Box<train::Args>),
     Generate(Box<generate::Args>),
+    Fuse(fuse::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -64,7 +69,17 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let text = format!("{error:#}");
+            if let Some(stopped @ crate::Error::Stopped { .. }) = error.downcast_ref() {
+                terminal::note(stopped);
+                return ExitCode::from(interrupt::STATUS);
+            }
+            let mut text = String::new();
+            for cause in error.chain().map(ToString::to_string) {
+                // Most errors end with their own cause.
+                if !text.contains(&cause) {
+                    text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+                }
+            }
             let lines: Vec<&str> = text.lines().collect();
             let mut shown = lines[..lines.len().min(ERROR_LINES)].join("\n");
             if lines.len() > ERROR_LINES {
@@ -76,6 +91,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Reads a file of `train --config` as `train` does, and nothing else: for tests and fuzzing.
+///
+/// # Errors
+///
+/// When `train` would refuse the file.
+pub fn check_train_config(path: &std::path::Path) -> Result<(), String> {
+    train::Args::of_file(path).map(drop).map_err(|error| format!("{error:#}"))
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = cli.threads {
@@ -85,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     pool.build_global()?;
     interrupt::install(match cli.verb {
         Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
+        Verb::Fuse(_) | Verb::Convert(_) => Some("stopping; once more to stop at once"),
         _ => None,
     })?;
     // On a thread of the pool, parallel work starts without a hand-over from outside.
@@ -94,6 +119,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Quickstart(args) => quickstart::run(&args),
             Verb::Train(args) => train::run(*args),
             Verb::Generate(args) => generate::run(*args),
+            Verb::Fuse(args) => fuse::run(args),
+            Verb::Convert(args) => convert::run(args),
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Completions(args) => shell::completions(&args),
             Verb::Man(args) => shell::man(&args),

@@ -1,6 +1,6 @@
 //! The progress of a run on the terminal: mlx-lm's lines, and a bar where there is a terminal.
 
-use super::terminal::Lines;
+use super::terminal::{self, Lines};
 use crate::train::metrics::{scientific, valid_line};
 use crate::train::trainer::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,7 +18,11 @@ pub struct Progress {
 impl Progress {
     /// A bar of `iters` steps on stderr, if that is a terminal, and lines as mlx-lm's or `brief` ones.
     pub fn new(iters: usize, lines: Lines, brief: bool) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(iters as u64), ProgressDrawTarget::stderr_with_hz(8));
+        let target = match terminal::is_dumb() {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr_with_hz(8),
+        };
+        let bar = ProgressBar::with_draw_target(Some(iters as u64), target);
         let style = "{bar:16.cyan/dim} {pos}/{len}  {elapsed} < {eta}  {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("━╸─"));
@@ -30,6 +34,11 @@ impl Progress {
     /// Shows one event.
     pub fn event(&mut self, event: &Event) {
         match event {
+            Event::Resumed { step, from } => {
+                self.bar.set_position(*step as u64);
+                self.line(format!("Resumed from {}: goes on after step {step}", from.display()));
+            }
+            Event::Skipped(found) => self.bar.suspend(|| terminal::note(format!("{found}: passed over"))),
             Event::Step { step, loss } => {
                 self.bar.set_position(*step as u64);
                 self.bar.set_message(format!("loss {loss:.3}{}", self.rate));

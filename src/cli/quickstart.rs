@@ -9,6 +9,7 @@ use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, Dataset, Mask, ModelEncoder, Splits};
 use crate::train::report::Sample;
+use crate::train::run_dir::{RunDir, Start};
 use crate::train::schedule::{Schedule, Shape};
 use crate::train::trainer::{Outcome, TrainOptions};
 use anyhow::{Context, ensure};
@@ -134,12 +135,23 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         steps_per_report: 10,
         steps_per_eval: args.iters.div_ceil(5),
         val_batches: None,
-        save_every: args.iters,
+        save_every: 0,
         seed: args.seed,
         output: args.out.join("adapter"),
+        start: Start::Overwrite,
         ..TrainOptions::default()
     };
-    Ok(FineTune { dir, model, tokenizer, template, splits, checkpoint: Checkpoint::Lora(lora), options })
+    let run_dir = RunDir::open(&options.output, &options.start)?;
+    Ok(FineTune {
+        dir,
+        run_dir,
+        model,
+        tokenizer,
+        template,
+        splits,
+        checkpoint: Checkpoint::Lora(lora),
+        options,
+    })
 }
 
 fn prompts(run: &FineTune) -> anyhow::Result<Vec<Prompt>> {

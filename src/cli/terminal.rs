@@ -19,7 +19,7 @@ impl Lines {
     pub fn new(json: bool) -> Self {
         let terminal = if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Lines { json, styled: terminal && !refused }
+        Lines { json, styled: terminal && !refused && !is_dumb() }
     }
 
     /// Whether the terminal can show text in styles, and is wanted to.
@@ -44,6 +44,11 @@ impl Lines {
     pub fn dim(&self, text: impl Display) -> String {
         if self.styled { format!("\x1b[2m{text}\x1b[0m") } else { text.to_string() }
     }
+}
+
+/// Whether the terminal, if it is one, knows no escape codes.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Tells on stderr what was done otherwise than asked.

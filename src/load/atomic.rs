@@ -1,10 +1,15 @@
-//! Files that are whole or absent: written under a temporary name beside the target, synced, then renamed.
+//! Files and directories that are whole or absent: written under a temporary name beside the target, synced, then
+//! renamed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
+
+mod directory;
+
+pub use directory::NewDirectory;
 
 /// Replaces `path` with what `fill` writes to the temporary path it is given.
 ///
@@ -37,10 +42,8 @@ impl Staged {
     /// Gives the file its name.
     pub fn commit(self) -> Result<()> {
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
-        // The rename is durable only once the directory is; not every system can sync one.
-        if let Some(Ok(directory)) = self.path.parent().map(File::open) {
-            directory.sync_all().ok();
-        }
+        // The rename is durable only once the directory is.
+        self.path.parent().into_iter().for_each(sync_dir);
         Ok(())
     }
 }
@@ -54,6 +57,86 @@ impl Drop for Staged {
 /// Writes `bytes` to `path`, which is either the old file or the whole new one at every moment.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     replace(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path)))
+}
+
+/// Replaces the directory `path` with what `fill` writes into the empty one it is given, `path` with `.tmp` after it.
+///
+/// A directory cannot be renamed over another, so one that is there is first set aside as `.old`: killed in between,
+/// [`recover`] puts it back. When `fill` fails, the temporary directory is removed and `path` is as it was.
+pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (temporary, old) = (with_end(path, TEMPORARY), with_end(path, OLD));
+    remove_all(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+    if let Err(error) = fill(&temporary) {
+        fs::remove_dir_all(&temporary).ok();
+        return Err(error);
+    }
+    sync_dir(&temporary);
+    let replaced = path.exists();
+    if replaced {
+        remove_all(&old)?;
+        fs::rename(path, &old).map_err(Error::io(path))?;
+    }
+    fs::rename(&temporary, path).map_err(Error::io(path))?;
+    path.parent().into_iter().for_each(sync_dir);
+    if replaced { remove_all(&old) } else { Ok(()) }
+}
+
+/// Clears what a killed process left in `dir`: temporary files and directories go, and a directory that was set
+/// aside when its replacement had not yet taken its name comes back. Only for a directory that no other process
+/// writes to.
+pub fn recover(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let entry = entry.map_err(Error::io(dir))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        match path.is_dir() {
+            true if name.ends_with(TEMPORARY) => remove_all(&path)?,
+            true => {
+                let Some(name) = name.strip_suffix(OLD) else { continue };
+                let original = path.with_file_name(name);
+                match original.exists() {
+                    true => remove_all(&path)?,
+                    false => fs::rename(&path, &original).map_err(Error::io(&path))?,
+                }
+            }
+            false if name.starts_with('.') && name.ends_with(TEMPORARY) => {
+                fs::remove_file(&path).map_err(Error::io(&path))?
+            }
+            false => {}
+        }
+    }
+    Ok(())
+}
+
+const TEMPORARY: &str = ".tmp";
+const OLD: &str = ".old";
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(end);
+    name.into()
+}
+
+/// Removes a directory, which is whole or gone at every moment: [`recover`] removes what a killed process left of it.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    let temporary = with_end(path, TEMPORARY);
+    remove_all(&temporary)?;
+    fs::rename(path, &temporary).map_err(Error::io(path))?;
+    remove_all(&temporary)
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the names in a directory durable; not every system can.
+fn sync_dir(path: &Path) {
+    if let Ok(directory) = File::open(path) {
+        directory.sync_all().ok();
+    }
 }
 
 /// A free hidden name in the directory of `path`.
@@ -84,5 +167,26 @@ mod tests {
         write(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_is_the_old_one_or_the_new_one_wherever_a_process_was_killed() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("best");
+        let put = |text: &'static str| move |at: &Path| write(&at.join("file"), text);
+        let read = || fs::read_to_string(dir.join("file")).unwrap();
+        replace_dir(&dir, put("one")).unwrap();
+        replace_dir(&dir, put("two")).unwrap();
+        assert_eq!(read(), "two");
+        let failed = replace_dir(&dir, |_| Err(Error::wants("best", "a whole write", "a full disk")));
+        assert!(failed.is_err());
+
+        // Killed between the two renames, and within a write.
+        fs::rename(&dir, place.path().join("best.old")).unwrap();
+        fs::create_dir(place.path().join("best.tmp")).unwrap();
+        fs::write(place.path().join(".state.json.7-1.tmp"), "half").unwrap();
+        recover(place.path()).unwrap();
+        assert_eq!(read(), "two");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     }
 }

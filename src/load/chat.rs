@@ -139,7 +139,12 @@ impl ChatTemplate {
 
     fn run(&self, env: &Environment, tools: Option<&Value>, context: minijinja::Value) -> Result<String> {
         let name = if tools.is_some() && self.tool_source.is_some() { "tool_use" } else { "default" };
-        env.get_template(name).and_then(|template| template.render(context)).map_err(|error| failed(&error))
+        let mut out = Bounded(Vec::new());
+        let rendered = env
+            .get_template(name)
+            .and_then(|template| template.render_captured_to(context, &mut out).map(drop));
+        rendered.map_err(|error| failed(&error))?;
+        String::from_utf8(out.0).map_err(|error| Error::Template { message: error.to_string() })
     }
 
     fn context(
@@ -195,6 +200,30 @@ fn named(path: &Path, value: &Value) -> Result<(Option<String>, Option<String>)>
     }
 }
 
+/// Steps a template may take, a second or so: ten thousand messages take some three million.
+const FUEL: u64 = 10_000_000;
+/// Bytes a prompt may have: some four million tokens.
+const LONGEST: usize = 16 << 20;
+
+/// Text that ends with an error instead of filling the memory.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(std::io::Error::other(format!(
+                "wants a prompt of at most {LONGEST} bytes, got more"
+            )));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn environment(
     source: &str,
     tool_source: Option<&str>,
@@ -202,6 +231,7 @@ fn environment(
     now: Option<chrono::NaiveDateTime>,
 ) -> Result<Environment<'static>> {
     let mut env = Environment::new();
+    env.set_fuel(Some(FUEL));
     let syntax = env.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(|error| failed(&error))?);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);

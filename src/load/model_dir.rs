@@ -1,11 +1,11 @@
 //! Where a model's files are: a directory, a snapshot in the Hugging Face cache, or the binary itself.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::hub::{Files, Hub, Repository};
 use super::{ChatTemplate, Tokenizer, Weights, json};
 use crate::{Error, Result};
 
@@ -42,39 +42,28 @@ pub struct GenerationConfig {
 
 impl ModelDir {
     /// A model given by the user: a directory, or the name (`org/name`) of a model that is already in the
-    /// Hugging Face cache, in the revision `main`. Nothing is downloaded.
+    /// Hugging Face cache, in the revision `main`. Nothing is downloaded: `Hub::fetch` does that.
     pub fn resolve(model: &str) -> Result<Self> {
-        Self::resolve_in(model, hub_cache_dir())
+        match Self::directory(model)? {
+            Some(dir) => Ok(dir),
+            None => Ok(Self::at(Hub::from_env()?.cached(&Repository::new(model, None, Files::Model)?)?)),
+        }
     }
 
-    fn resolve_in(model: &str, cache: Option<PathBuf>) -> Result<Self> {
+    /// The model in the directory `model`; `None` if there is none, and it could be a name on the hub.
+    pub fn directory(model: &str) -> Result<Option<Self>> {
         let path = Path::new(model);
         if path.is_dir() {
-            return Ok(Self::at(path));
+            return Ok(Some(Self::at(path)));
         }
-        let wants = "a model directory (config.json, tokenizer.json, model.safetensors or its shards)";
-        if path.exists() {
-            return Err(Error::wants(model, wants, "a file"));
-        }
-        let Some(cache) = cache.filter(|_| is_repository(model)) else {
-            return Err(Error::wants(model, wants, "no such directory"));
+        let got = match path.exists() {
+            true => "a file",
+            false if Repository::is_id(model) => return Ok(None),
+            false => "no such directory",
         };
-        let repository = cache.join(format!("models--{}", model.replace('/', "--")));
-        let Ok(commit) = std::fs::read_to_string(repository.join("refs").join("main")) else {
-            let got = format!(
-                "no such directory, and no such model in {} (download it first: hf download {model})",
-                cache.display()
-            );
-            return Err(Error::wants(model, wants, got));
-        };
-        let snapshot = repository.join("snapshots").join(commit.trim());
-        match snapshot.join("config.json").is_file() {
-            true => Ok(Self::at(snapshot)),
-            false => {
-                let got = format!("an incomplete download in {}", repository.display());
-                Err(Error::wants(model, wants, got))
-            }
-        }
+        let wants =
+            "a model directory (config.json, tokenizer.json, model.safetensors or its shards), or org/name";
+        Err(Error::wants(model, wants, got))
     }
 
     /// The model in this directory.
@@ -86,6 +75,16 @@ impl ModelDir {
     /// one `model.safetensors`, read in place.
     pub fn embedded(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         ModelDir { path: PathBuf::from(name), embedded: Some(files) }
+    }
+
+    /// What to call the model: its directory, or `org/name` if that is a snapshot of the hub's cache.
+    pub fn name(&self) -> String {
+        let part = |up: usize| self.path.ancestors().nth(up)?.file_name()?.to_str();
+        let repository = part(2).filter(|_| part(1) == Some("snapshots"));
+        match repository.and_then(|name| name.strip_prefix("models--")) {
+            Some(name) => name.replace("--", "/"),
+            None => self.path.display().to_string(),
+        }
     }
 
     /// The contents of a file; `None` if there is no such file.
@@ -141,6 +140,23 @@ impl ModelDir {
         })
     }
 
+    /// The names of the files beside the weights that make the model whole: configurations, the tokenizer's files,
+    /// chat templates, code, licences.
+    pub fn companions(&self) -> Result<Vec<String>> {
+        let listed: Vec<String> = match self.embedded {
+            Some(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
+            None => std::fs::read_dir(&self.path)
+                .map_err(Error::io(&self.path))?
+                .flatten()
+                .filter(|entry| entry.path().is_file())
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect(),
+        };
+        let mut names: Vec<String> = listed.into_iter().filter(|name| is_companion(name)).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// The weights.
     pub fn weights(&self) -> Result<Weights> {
         if self.embedded.is_none() {
@@ -190,6 +206,14 @@ impl Fields {
     }
 }
 
+fn is_companion(name: &str) -> bool {
+    let licence = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].iter().any(|start| name.starts_with(start));
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    let kind = ["json", "jinja", "model", "txt", "tiktoken", "py"].contains(&end);
+    let other = name.ends_with(".index.json") || name == "adapter_config.json" || name.starts_with('.');
+    (licence || kind) && !other
+}
+
 fn as_usize(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|value| usize::try_from(value).ok())
 }
@@ -202,76 +226,20 @@ fn strings(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// Whether a string could be `org/name` or `name` on the hub, and nothing that leaves the cache.
-fn is_repository(model: &str) -> bool {
-    let part = |part: &str| {
-        let named = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        !part.is_empty() && !part.starts_with('.') && named
-    };
-    model.split('/').count() <= 2 && model.split('/').all(part)
-}
-
-/// Where models of the Hugging Face hub are kept, by the rules of `huggingface_hub`; none without a home.
-pub fn hub_cache_dir() -> Option<PathBuf> {
-    hub_cache(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
-}
-
-fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    if let Some(cache) = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")) {
-        return Some(PathBuf::from(cache));
-    }
-    let home = var("HF_HOME").map(PathBuf::from).or_else(|| {
-        let cache = var("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache =
-            cache.or_else(|| Some(PathBuf::from(var("HOME").or_else(|| var("USERPROFILE"))?).join(".cache")));
-        Some(cache?.join("huggingface"))
-    })?;
-    Some(home.join("hub"))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
-    fn a_model_is_a_directory_or_a_cached_snapshot() {
+    fn a_model_is_a_directory_or_a_name() {
         let root = tempfile::tempdir().unwrap();
-        let cache = Some(root.path().to_path_buf());
-        let resolve = |model: &str| ModelDir::resolve_in(model, cache.clone());
-        let error = resolve("org/name").unwrap_err().to_string();
-        assert!(
-            error.contains("wants a model directory") && error.contains("hf download org/name"),
-            "{error}"
-        );
-
-        let repository = root.path().join("models--org--name");
-        let snapshot = repository.join("snapshots/abc");
-        fs::create_dir_all(repository.join("refs")).unwrap();
-        fs::create_dir_all(&snapshot).unwrap();
-        fs::write(repository.join("refs/main"), "abc\n").unwrap();
-        assert!(resolve("org/name").unwrap_err().to_string().contains("incomplete"));
-        fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert_eq!(resolve("org/name").unwrap().path, snapshot);
-        assert_eq!(resolve(snapshot.to_str().unwrap()).unwrap().path, snapshot);
-        for outside in ["../x", "a/../b", "/no/such", "a/b/c", ""] {
-            assert!(resolve(outside).unwrap_err().to_string().contains("no such directory"), "{outside}");
+        let path = root.path().to_str().unwrap();
+        assert_eq!(ModelDir::directory(path).unwrap().unwrap().path, root.path());
+        assert!(ModelDir::directory("org/name").unwrap().is_none());
+        for outside in ["../x", "a/../b", "/no/such", "a/b/c", "", "name", "a/b--c"] {
+            let error = ModelDir::directory(outside).unwrap_err().to_string();
+            assert!(error.contains("no such directory"), "{outside}: {error}");
         }
-    }
-
-    #[test]
-    fn the_cache_follows_the_variables_in_order() {
-        let cache = |set: &[(&str, &str)]| {
-            let found =
-                hub_cache(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()));
-            found.map(|path| path.to_string_lossy().replace('\\', "/"))
-        };
-        assert_eq!(cache(&[("HOME", "/h")]).unwrap(), "/h/.cache/huggingface/hub");
-        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).unwrap(), "/x/huggingface/hub");
-        assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HF_HOME", "/f")]).unwrap(), "/f/hub");
-        assert_eq!(cache(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]).unwrap(), "/c");
-        assert_eq!(cache(&[]), None);
     }
 
     #[test]

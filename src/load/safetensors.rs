@@ -10,20 +10,25 @@ use std::path::{Component, Path};
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Shape, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use serde::Deserialize;
 
 use super::{atomic, json};
 use crate::{Error, Result};
 
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+mod stream;
+
+pub(crate) use stream::write_each;
+
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint by name, in one file, in shards, or in memory.
 pub struct Weights {
     /// The directory or file, for errors.
     what: String,
     files: Vec<Bytes>,
+    file_names: Vec<String>,
     tensors: BTreeMap<String, Entry>,
 }
 
@@ -69,8 +74,9 @@ impl Weights {
         }
         let index_map: Index = json::read(&index, "a weight_map from tensor names to files")?;
         let shards: BTreeSet<&String> = index_map.weight_map.values().collect();
-        let mut weights =
-            Weights { what: dir.display().to_string(), files: Vec::new(), tensors: BTreeMap::new() };
+        let what = dir.display().to_string();
+        let (files, file_names, tensors) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut weights = Weights { what, files, file_names, tensors };
         let mut found: BTreeMap<&str, BTreeMap<String, Entry>> = BTreeMap::new();
         for shard in shards {
             if !Path::new(shard).components().all(|part| matches!(part, Component::Normal(_))) {
@@ -81,6 +87,7 @@ impl Weights {
             let bytes = map(&path)?;
             found.insert(shard, header(&path.display().to_string(), bytes.as_slice(), weights.files.len())?);
             weights.files.push(bytes);
+            weights.file_names.push(shard.clone());
         }
         let mut problems = Vec::new();
         for (name, shard) in &index_map.weight_map {
@@ -104,7 +111,8 @@ impl Weights {
 
     fn from_part(what: String, bytes: Bytes) -> Result<Self> {
         let tensors = header(&what, bytes.as_slice(), 0)?;
-        Ok(Weights { what, files: vec![bytes], tensors })
+        let name = Path::new(&what).file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(Weights { file_names: vec![name.unwrap_or_default()], what, files: vec![bytes], tensors })
     }
 
     /// The names of all tensors, sorted.
@@ -198,13 +206,21 @@ pub(crate) fn stage<S: AsRef<str>>(
     tensors: impl IntoIterator<Item = (S, Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<atomic::Staged> {
-    let tensors: BTreeMap<String, Tensor> =
-        tensors.into_iter().map(|(name, tensor)| (name.as_ref().to_string(), tensor)).collect();
+    stage_views(path, tensors.into_iter().map(|(name, tensor)| (name.as_ref().to_string(), tensor)), metadata)
+}
+
+/// [`stage`] for anything that can show its bytes: one tensor of them is copied at a time.
+pub(crate) fn stage_views<V: View>(
+    path: &Path,
+    views: impl IntoIterator<Item = (String, V)>,
+    metadata: &[(&str, &str)],
+) -> Result<atomic::Staged> {
+    let views: BTreeMap<String, V> = views.into_iter().collect();
     let mut info = HashMap::from([("format".to_string(), "pt".to_string())]);
     info.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())));
     atomic::stage(path, |temporary| {
         // The safetensors crate orders tensors by type and name: equal tensors give equal files.
-        safetensors::serialize_to_file(tensors.iter(), Some(info), temporary).map_err(|error| match error {
+        safetensors::serialize_to_file(views, Some(info), temporary).map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
             other => Error::wants(path.display().to_string(), "tensors that can be saved", other.to_string()),
         })

@@ -45,7 +45,9 @@ impl Tokenizer {
             };
             return Err(Error::wants(what, "a tokenizer", got));
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| failed(&what, error))?;
+        // What is no JSON gets an error with its place; the crate panics on some of it.
+        json::parse::<serde::de::IgnoredAny>(Path::new(&what), &bytes, "a tokenizer")?;
+        let mut inner = guarded(&what, || tokenizers::Tokenizer::from_bytes(&bytes))?;
         // Length limits that were saved with the tokenizer would cut or pad texts in silence.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| failed(&what, error))?;
@@ -83,7 +85,7 @@ impl Tokenizer {
     /// The text of a special token inside `text` becomes that token.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let template = add_special && self.add.is_none();
-        let encoding = self.inner.encode_fast(text, template).map_err(|error| failed(&self.what, error))?;
+        let encoding = guarded(&self.what, || self.inner.encode_fast(text, template))?;
         let mut ids = encoding.get_ids().to_vec();
         if let (true, Some((add_bos, add_eos))) = (add_special, self.add) {
             if let (true, Some((_, bos))) = (add_bos, &self.bos) {
@@ -98,7 +100,7 @@ impl Tokenizer {
 
     /// The text of token ids; `skip_special` leaves out special tokens. Unknown ids give no text.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|error| failed(&self.what, error))
+        guarded(&self.what, || self.inner.decode(ids, skip_special))
     }
 
     /// A detokeniser for tokens that come one by one; special tokens are left out of its text.
@@ -170,6 +172,16 @@ pub(crate) fn special_tokens(config: &Map<String, Value>, map: &Map<String, Valu
         }
     }
     tokens
+}
+
+/// Runs code of the `tokenizers` crate, whose panics on a tokenizer that is not sound become errors.
+fn guarded<T>(what: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let panicked = |_| {
+        let got = "one that the tokenizers crate panics on (its message is above)";
+        Error::wants(what, "a sound tokenizer", got)
+    };
+    result.map_err(panicked)?.map_err(|error| failed(what, error))
 }
 
 fn failed(what: &str, error: tokenizers::Error) -> Error {

@@ -1,5 +1,7 @@
 //! A model from its configuration and a source of tensors: a checkpoint, a random start, or just their names.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,12 +50,16 @@ impl Model {
     ///
     /// When tensors are missing or of another shape than the configuration says: all are listed.
     pub fn load(config: &Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
-        let names = Names::find(config, weights);
-        let wanted: Vec<_> =
-            config.tensors().into_iter().map(|(name, shape)| (names.stored(&name), shape)).collect();
-        weights.check(&wanted)?;
+        let names = Names::checked(config, weights)?;
         build(config, dtype, device, &mut |name, shape, _| {
             weights.get(&names.stored(name), shape, dtype, device)
+        })
+    }
+
+    /// A model whose weights have their shapes and take no memory: all of one value, to be exchanged.
+    pub(super) fn hollow(config: &Config, dtype: DType, device: &Device) -> Result<Self> {
+        build(config, dtype, device, &mut |_, shape, _| {
+            Ok(Tensor::zeros((), dtype, device)?.broadcast_as(shape)?)
         })
     }
 
@@ -78,13 +84,22 @@ impl Model {
 }
 
 /// Where a checkpoint keeps the decoder and the head.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     prefix: &'a str,
     stored: &'static str,
     head: &'static str,
 }
 
 impl<'a> Names<'a> {
+    /// The names in a checkpoint that has all tensors of the configuration; the error lists those it lacks.
+    pub fn checked(config: &'a Config, weights: &Weights) -> Result<Self> {
+        let names = Names::find(config, weights);
+        let wanted: Vec<_> =
+            config.tensors().into_iter().map(|(name, shape)| (names.stored(&name), shape)).collect();
+        weights.check(&wanted)?;
+        Ok(names)
+    }
+
     /// A checkpoint may be of the whole model, of the decoder alone, or of a multimodal model in either of the
     /// forms it has had.
     fn find(config: &'a Config, weights: &Weights) -> Self {
@@ -98,7 +113,8 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn stored(&self, name: &str) -> String {
+    /// The name in the checkpoint.
+    pub fn stored(&self, name: &str) -> String {
         match name.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix('.')) {
             Some(rest) => format!("{}{rest}", self.stored),
             None => self.head.to_string(),
@@ -125,6 +141,7 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
     let embed_tokens = Embedding {
         weight: source(&format!("{prefix}.embed_tokens.weight"), table.into(), Role::Matrix)?,
         scale: config.gemma.then(|| (hidden as f64).sqrt()),
+        padding: config.pad_token_id,
     };
     let layers = (config.layers.iter().enumerate())
         .map(|(i, this)| layer(&mut Part { config, path: format!("{prefix}.layers.{i}"), source }, *this))
@@ -144,6 +161,8 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
         ropes,
         dtype,
         device: device.clone(),
+        replaced: BTreeMap::new(),
+        adapter_off: false,
     })
 }
 
@@ -167,7 +186,7 @@ impl Part<'_, '_> {
 
     fn norm(&mut self, name: &str, size: usize) -> Result<RmsNorm> {
         let weight = (self.source)(&format!("{}.{name}.weight", self.path), size.into(), Role::Norm)?;
-        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, self.config.gemma)?)
+        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, self.config.gemma))
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub initializer_range: f64,
     /// Whether the embedding is the head, too.
     pub tie_word_embeddings: bool,
+    /// The token whose embedding is not trained.
+    pub pad_token_id: Option<u32>,
     /// The type the checkpoint says it is stored in.
     pub dtype: Option<DType>,
     /// The function that gates the feed-forward blocks.
@@ -194,6 +196,7 @@ impl Config {
             rms_norm_eps: raw.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
             initializer_range: raw.positive("initializer_range")?.unwrap_or(0.02),
             tie_word_embeddings: raw.bool("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
+            pad_token_id: pad_token_id(raw, size("vocab_size", defaults.vocab_size)?),
             dtype: dtype(raw)?,
             activation: activation(raw, "hidden_act")?.unwrap_or(Activation::Silu),
             qkv_bias: false,
@@ -215,6 +218,13 @@ impl Config {
         self.layers.iter_mut().for_each(|layer| layer.window = window);
         self
     }
+}
+
+/// A negative id counts from the end of the vocabulary, as in PyTorch; one outside it means none.
+fn pad_token_id(raw: &Raw, vocab_size: usize) -> Option<u32> {
+    let id = raw.get("pad_token_id")?.as_i64()?;
+    let id = if id < 0 { id + vocab_size as i64 } else { id };
+    u32::try_from(id).ok().filter(|id| (*id as usize) < vocab_size)
 }
 
 fn dtype(raw: &Raw) -> Result<Option<DType>> {

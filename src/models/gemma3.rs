@@ -53,6 +53,9 @@ fn text_config(raw: &Raw) -> Result<Config> {
             tie_word_embeddings: true,
         },
     )?;
+    if !raw.fields.contains_key("pad_token_id") {
+        config.pad_token_id = Some(0);
+    }
     config.gemma = true;
     config.qk_norm = true;
     config.activation = activation(raw, "hidden_activation")?.unwrap_or(Activation::GeluTanh);

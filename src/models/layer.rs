@@ -116,13 +116,16 @@ impl Layer {
         norms
     }
 
-    pub(super) fn norms_mut(&mut self) -> Vec<&mut RmsNorm> {
-        let mut norms = vec![&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        norms.extend(&mut self.self_attn.q_norm);
-        norms.extend(&mut self.self_attn.k_norm);
+    pub(super) fn norms_mut(&mut self) -> Vec<(&'static str, &mut RmsNorm)> {
+        let mut norms = vec![
+            ("input_layernorm", &mut self.input_layernorm),
+            ("post_attention_layernorm", &mut self.post_attention_layernorm),
+        ];
+        norms.extend(self.self_attn.q_norm.as_mut().map(|norm| ("self_attn.q_norm", norm)));
+        norms.extend(self.self_attn.k_norm.as_mut().map(|norm| ("self_attn.k_norm", norm)));
         if let Some(around) = &mut self.feedforward_layernorms {
-            norms.push(&mut around.pre_feedforward_layernorm);
-            norms.push(&mut around.post_feedforward_layernorm);
+            norms.push(("pre_feedforward_layernorm", &mut around.pre_feedforward_layernorm));
+            norms.push(("post_feedforward_layernorm", &mut around.post_feedforward_layernorm));
         }
         norms
     }

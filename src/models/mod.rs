@@ -4,9 +4,12 @@
 //! `config.json` leaves unsaid.
 
 mod build;
+mod by_layer;
+pub mod compare;
 mod config;
 mod context;
 mod fingerprint;
+pub mod fuse;
 mod gemma3;
 mod layer;
 mod llama;
@@ -18,6 +21,7 @@ mod qwen2;
 mod qwen3;
 mod raw;
 mod rope;
+mod weights;
 
 pub use config::{Config, LayerConfig};
 pub use context::Context;

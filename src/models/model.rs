@@ -1,13 +1,14 @@
 //! The decoder: tokens to vectors, layers, a norm, and the head's logits.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::context::Positions;
 use super::{Config, Context, Layer};
 use crate::load::ModelDir;
-use crate::nn::{Embedding, KvCache, Linear, Pass, RmsNorm, Rope};
+use crate::nn::{Embedding, KvCache, Pass, RmsNorm, Rope};
 use crate::ops::{self, Keys};
 
 /// A decoder with its weights.
@@ -22,6 +23,9 @@ pub struct Model {
     pub(super) ropes: Vec<Rope>,
     pub(super) dtype: DType,
     pub(super) device: Device,
+    /// The weights that an adapter's stand in place of, by name; the adapter's own while it is switched off.
+    pub(super) replaced: BTreeMap<String, Tensor>,
+    pub(super) adapter_off: bool,
 }
 
 impl Model {
@@ -167,7 +171,7 @@ impl Model {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens.weight)
     }
 
-    fn project(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.head().detach(), None)?.to_dtype(DType::F32)
     }
 
@@ -229,87 +233,5 @@ impl Model {
         cache.truncate(0);
         cache.regime = regime;
         self.read(&all, cache)
-    }
-
-    /// The linear layers of all layers by path, `model.layers.0.self_attn.q_proj`; the head is not one.
-    pub fn linears(&self) -> Vec<(String, &Linear)> {
-        let prefix = &self.config.prefix;
-        let mut linears = Vec::new();
-        for (i, layer) in self.layers.iter().enumerate() {
-            let of = layer.linears().into_iter();
-            linears.extend(of.map(|(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear)));
-        }
-        linears
-    }
-
-    /// As [`Model::linears`], to be changed.
-    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let prefix = &self.config.prefix;
-        let mut linears = Vec::new();
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            let of = layer.linears_mut().into_iter();
-            linears.extend(of.map(|(name, linear)| (format!("{prefix}.layers.{i}.{name}"), linear)));
-        }
-        linears
-    }
-
-    /// All weights by their names in the checkpoint, LoRA's excepted. A tied head is not listed.
-    pub fn named_tensors(&self) -> Vec<(String, Tensor)> {
-        let prefix = &self.config.prefix;
-        let mut tensors = vec![(format!("{prefix}.embed_tokens.weight"), self.embed_tokens.weight.clone())];
-        for (path, linear) in self.linears() {
-            tensors.push((format!("{path}.weight"), linear.weight.clone()));
-            tensors.extend(linear.bias.as_ref().map(|bias| (format!("{path}.bias"), bias.clone())));
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let name = |name: &str| format!("{prefix}.layers.{i}.{name}.weight");
-            tensors.extend(layer.norms().into_iter().map(|(path, norm)| (name(path), norm.weight().clone())));
-        }
-        tensors.push((format!("{prefix}.norm.weight"), self.norm.weight().clone()));
-        tensors.extend(self.lm_head.as_ref().map(|head| ("lm_head.weight".to_string(), head.clone())));
-        tensors
-    }
-
-    /// The number of weights, LoRA's excepted; a tied head counts once.
-    pub fn parameter_count(&self) -> usize {
-        self.config.parameter_count()
-    }
-
-    /// Makes every weight an f32 variable, for full fine-tuning. A tied head and embedding stay one.
-    ///
-    /// # Errors
-    ///
-    /// When the device has no room for it.
-    pub fn make_trainable(&mut self) -> Result<()> {
-        let variable = |tensor: &Tensor| -> Result<Tensor> {
-            Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?.into_inner())
-        };
-        self.embed_tokens.weight = variable(&self.embed_tokens.weight)?;
-        if let Some(head) = &mut self.lm_head {
-            *head = variable(head)?;
-        }
-        for (_, linear) in self.linears_mut() {
-            linear.weight = variable(&linear.weight)?;
-            if let Some(bias) = &mut linear.bias {
-                *bias = variable(bias)?;
-            }
-        }
-        let norms = self.layers.iter_mut().flat_map(Layer::norms_mut).chain([&mut self.norm]);
-        norms.into_iter().try_for_each(|norm| {
-            let weight = variable(norm.weight())?;
-            norm.set_weight(weight)
-        })
-    }
-
-    /// The variables: weights by their names in the checkpoint, then LoRA's by their names in a PEFT adapter.
-    pub fn trainable(&self) -> Vec<(String, Var)> {
-        let weights = self.named_tensors().into_iter().filter(|(_, tensor)| tensor.is_variable());
-        let mut variables: Vec<(String, Var)> =
-            weights.filter_map(|(name, tensor)| Some((name, Var::from_tensor(&tensor).ok()?))).collect();
-        for (path, a, b) in self.lora_tensors() {
-            variables.push((format!("base_model.model.{path}.lora_A.weight"), a));
-            variables.push((format!("base_model.model.{path}.lora_B.weight"), b));
-        }
-        variables
     }
 }

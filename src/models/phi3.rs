@@ -23,6 +23,9 @@ pub(super) fn config(raw: &Raw) -> Result<Config> {
             tie_word_embeddings: false,
         },
     )?;
+    if !raw.fields.contains_key("pad_token_id") {
+        config.pad_token_id = Some(32_000);
+    }
     config.fused_projections = true;
     let rules = RopeRules { phi3: true, original: Some(4096), ..RopeRules::LLAMA };
     config.ropes = vec![rope(raw, config.head_dim, config.max_position_embeddings, &rules)?];

@@ -12,6 +12,8 @@ pub struct Embedding {
     pub weight: Tensor,
     /// What the vectors are multiplied by, rounded to the compute dtype first.
     pub scale: Option<f64>,
+    /// The id whose vector is not trained: PyTorch's `padding_idx`.
+    pub padding: Option<u32>,
 }
 
 impl Embedding {
@@ -25,7 +27,8 @@ impl Embedding {
     ///
     /// When an id is outside the table.
     pub fn forward(&self, ids: &Tensor, dtype: DType, pass: Pass) -> Result<Tensor> {
-        let x = ops::cast(&ops::embedding(ids, &pass.tensor(&self.weight))?, dtype)?;
+        let x = ops::embedding_padded(ids, &pass.tensor(&self.weight), self.padding)?;
+        let x = ops::cast(&x, dtype)?;
         match self.scale {
             Some(scale) => ops::affine(&x, scale, 0.),
             None => Ok(x),

@@ -1,7 +1,10 @@
 //! A linear layer `y = x Wᵀ + b`, and the low-rank update a LoRA adds to it: `y += scale (dropout(x) Aᵀ) Bᵀ`.
 //!
-//! Hu et al., [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685). The
+//! Hu et al., [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685); with a
+//! magnitude, Liu et al., [DoRA: Weight-Decomposed Low-Rank Adaptation](https://arxiv.org/abs/2402.09353). The
 //! weight is frozen unless it is a variable; a frozen one costs nothing in the backward pass.
+
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Result, Tensor, Var};
 
@@ -26,6 +29,8 @@ pub struct Lora {
     pub a: Var,
     /// (out, rank), f32.
     pub b: Var,
+    /// (out), f32: the norm of each row of the adapted weight, trained beside its direction ([`ops::dora_linear`]).
+    pub magnitude: Option<Var>,
     /// What the update is multiplied by: PEFT's `lora_alpha / r`.
     pub scale: f64,
     /// The probability with which an element of the input is dropped in training.
@@ -34,12 +39,31 @@ pub struct Lora {
     pub salt: u64,
     /// Whether the update is applied.
     pub enabled: bool,
+    /// The norms that the magnitude takes the place of, shared by clones as A and B are. They are kept from the
+    /// first pass without gradients to the next one with them, after which A and B may be others.
+    norms: Arc<Mutex<Option<Tensor>>>,
 }
 
 impl Lora {
     /// An update that is applied, for the module at `path`.
     pub fn new(a: Var, b: Var, scale: f64, dropout: f32, path: &str) -> Self {
-        Lora { a, b, scale, dropout, salt: fnv1a(path), enabled: true }
+        let norms = Arc::default();
+        Lora { a, b, magnitude: None, scale, dropout, salt: fnv1a(path), enabled: true, norms }
+    }
+
+    /// The norms of the rows of `weight` with the update.
+    fn norms(&self, weight: &Tensor, pass: Pass) -> Result<Tensor> {
+        let mut kept = self.norms.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pass.gradients {
+            *kept = None;
+        } else if let Some(norms) = &*kept {
+            return Ok(norms.clone());
+        }
+        let norms = ops::dora_norms(weight, &self.a, &self.b, self.scale)?;
+        if !pass.gradients {
+            *kept = Some(norms.clone());
+        }
+        Ok(norms)
     }
 }
 
@@ -71,7 +95,14 @@ impl Linear {
             _ => None,
         };
         let base = ops::LoraLinear { weight, bias, scale: lora.scale, dropout };
-        ops::lora_linear(x, &pass.tensor(&lora.a), &pass.tensor(&lora.b), &base)
+        let (a, b) = (pass.tensor(&lora.a), pass.tensor(&lora.b));
+        match &lora.magnitude {
+            None => ops::lora_linear(x, &a, &b, &base),
+            Some(magnitude) => {
+                let norms = lora.norms(&base.weight, pass)?;
+                ops::dora_linear(x, &a, &b, &pass.tensor(magnitude), &norms, &base)
+            }
+        }
     }
 
     /// The size of the input's last dimension.

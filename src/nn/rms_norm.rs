@@ -1,5 +1,7 @@
 //! Root mean square norm as a layer. Gemma's multiplies by `1 + w` where others multiply by `w`.
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Result, Tensor};
 
 use super::Pass;
@@ -10,24 +12,15 @@ use crate::ops;
 pub struct RmsNorm {
     weight: Tensor,
     /// `1 + w` in f32, for a frozen Gemma weight.
-    one_plus: Option<Tensor>,
+    one_plus: OnceLock<Tensor>,
     gemma: bool,
     eps: f32,
 }
 
 impl RmsNorm {
     /// A norm that multiplies by `weight`, or by `1 + weight` if `gemma`.
-    ///
-    /// # Errors
-    ///
-    /// When the weight cannot be converted to f32.
-    pub fn new(weight: Tensor, eps: f32, gemma: bool) -> Result<Self> {
-        // A variable changes from step to step: its sum is part of the graph.
-        let one_plus = match gemma && !weight.is_variable() {
-            true => Some((weight.to_dtype(DType::F32)? + 1.)?),
-            false => None,
-        };
-        Ok(RmsNorm { weight, one_plus, gemma, eps })
+    pub fn new(weight: Tensor, eps: f32, gemma: bool) -> Self {
+        RmsNorm { weight, one_plus: OnceLock::new(), gemma, eps }
     }
 
     /// The checkpoint's tensor.
@@ -36,20 +29,22 @@ impl RmsNorm {
     }
 
     /// Replaces the checkpoint's tensor.
-    ///
-    /// # Errors
-    ///
-    /// As [`RmsNorm::new`].
-    pub fn set_weight(&mut self, weight: Tensor) -> Result<()> {
-        *self = RmsNorm::new(weight, self.eps, self.gemma)?;
-        Ok(())
+    pub fn set_weight(&mut self, weight: Tensor) {
+        *self = RmsNorm::new(weight, self.eps, self.gemma);
     }
 
     fn factor(&self, pass: Pass) -> Result<Tensor> {
-        match &self.one_plus {
-            Some(one_plus) => Ok(one_plus.clone()),
-            None if self.gemma => ops::affine(&ops::cast(&pass.tensor(&self.weight), DType::F32)?, 1., 1.),
-            None => Ok(pass.tensor(&self.weight)),
+        if !self.gemma {
+            return Ok(pass.tensor(&self.weight));
+        }
+        let one_plus = |weight: &Tensor| ops::affine(&ops::cast(weight, DType::F32)?, 1., 1.);
+        // A variable changes from step to step: its sum is part of the graph.
+        if self.weight.is_variable() {
+            return one_plus(&pass.tensor(&self.weight));
+        }
+        match self.one_plus.get() {
+            Some(sum) => Ok(sum.clone()),
+            None => one_plus(&self.weight).map(|sum| self.one_plus.get_or_init(|| sum).clone()),
         }
     }
 

@@ -2,6 +2,9 @@
 
 use crate::kernels::cpu::{par_rows, simd, uninit};
 use crate::kernels::element::Element;
+use crate::kernels::tape::apply1;
+use crate::kernels::{FusedOp, Input, for_dtype};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// Dropout of probability `p`: an element is kept with probability `1 - p` and then divided by it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +47,27 @@ impl Dropout {
             }
         });
         y
+    }
+}
+
+/// `x` with the mask applied to its rows.
+pub(super) fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    if !(0.0..1.0).contains(&dropout.p) {
+        bail!("dropout: wants a probability in [0, 1), got {}", dropout.p)
+    }
+    apply1(dropout, x)
+}
+
+impl FusedOp<1> for Dropout {
+    const NAME: &'static str = "dropout";
+
+    fn cpu(&self, [x]: [Input<'_>; 1]) -> Result<(CpuStorage, Shape)> {
+        let cols = super::last_dim(Self::NAME, x.dims())?;
+        for_dtype!(Self::NAME, x.dtype(), T => Ok((super::storage(self.apply(x.slice::<T>()?, cols)), x.shape())))
+    }
+
+    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(dropout(g, *self)?)])
     }
 }
 

@@ -12,18 +12,28 @@ use rayon::prelude::*;
 ///
 /// When an id is not below `V`, or the shapes and dtypes are others.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    embedding_padded(ids, table, None)
+}
+
+/// As [`embedding`]; the row of the id `padding` gets no gradient: PyTorch's `padding_idx`.
+///
+/// # Errors
+///
+/// As [`embedding`].
+pub fn embedding_padded(ids: &Tensor, table: &Tensor, padding: Option<u32>) -> Result<Tensor> {
     let (rows, _) = table.dims2()?;
     let shape = ids.shape().clone();
     let ids = ids.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
         bail!("embedding: wants ids below {rows}, got {id}")
     }
-    apply1(Embedding { ids, shape }, table)
+    apply1(Embedding { ids, shape, padding }, table)
 }
 
 struct Embedding {
     ids: Vec<u32>,
     shape: Shape,
+    padding: Option<u32>,
 }
 
 impl FusedOp<1> for Embedding {
@@ -53,6 +63,7 @@ impl FusedOp<1> for Embedding {
         let (rows, cols) = table.dims2()?;
         // Rows of one id together, in order: each row of the gradient is summed by one thread.
         let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();
+        order.retain(|i| Some(self.ids[*i as usize]) != self.padding);
         order.sort_by_key(|i| self.ids[*i as usize]);
         let runs: Vec<&[u32]> =
             order.chunk_by(|a, b| self.ids[*a as usize] == self.ids[*b as usize]).collect();

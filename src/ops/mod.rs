@@ -8,6 +8,7 @@
 mod attention;
 mod coverage;
 mod cross_entropy;
+mod dora_linear;
 mod dropout;
 mod embedding;
 mod gated;
@@ -27,8 +28,10 @@ pub use attention::{Attention, Keys, attention, attention_thd};
 pub(crate) use coverage::covered;
 pub use coverage::grad_coverage;
 pub use cross_entropy::{CrossEntropy, IGNORE, Reduction, cross_entropy, cross_entropy_with};
+pub use dora_linear::{dora_linear, dora_norms};
 pub use dropout::Dropout;
-pub use embedding::embedding;
+use dropout::dropout;
+pub use embedding::{embedding, embedding_padded};
 pub use gated::{geglu, gelu_mul, silu_mul, swiglu};
 pub use glue::add;
 pub(crate) use glue::{affine, cast, narrow, reshape};
@@ -78,6 +81,7 @@ pub const ALL: &[Spec] = &[
     gated::GELU_MUL,
     linear::SPEC,
     lora_linear::SPEC,
+    dora_linear::SPEC,
     cross_entropy::SPEC,
     linear_cross_entropy::SPEC,
     attention::CAUSAL,

@@ -1,10 +1,9 @@
 //! What a run saves: a PEFT directory of the LoRA, or a whole Hugging Face model directory.
 
 use crate::error::{Error, Result};
-use crate::load::{LoraPair, ModelDir, PeftConfig, adapter, atomic, safetensors};
+use crate::load::{ModelDir, PeftConfig, adapter, atomic, safetensors};
 use crate::models::Model;
 use candle_core::DType;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What is written.
@@ -41,17 +40,7 @@ impl Checkpoint {
     /// When the directory cannot be written.
     pub fn save(&self, model: &Model, dir: &Path) -> Result<()> {
         match self {
-            Checkpoint::Lora(config) => {
-                let tensors: BTreeMap<String, LoraPair> = model
-                    .lora_tensors()
-                    .into_iter()
-                    .map(|(path, a, b)| {
-                        let (a, b) = (a.as_detached_tensor(), b.as_detached_tensor());
-                        (path, LoraPair { a, b, magnitude: None })
-                    })
-                    .collect();
-                adapter::write(dir, config, &tensors)
-            }
+            Checkpoint::Lora(config) => adapter::write(dir, &model.adapter(config)),
             Checkpoint::Full { source, dtype } => {
                 std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
                 let tensors: Vec<_> = model

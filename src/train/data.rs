@@ -9,12 +9,13 @@
 
 mod batches;
 mod mask;
+mod pack;
 mod rows;
 mod tokens;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -174,6 +175,8 @@ pub struct Dataset {
     pub rows: Vec<Row>,
     /// Counts over all rows, the skipped ones too.
     pub summary: Summary,
+    /// The file they are from, for messages.
+    pub path: PathBuf,
 }
 
 /// The three datasets of a training run.
@@ -283,6 +286,11 @@ impl Dataset {
         Batches::new(self, batch_size, seed)
     }
 
+    /// As [`Dataset::batches`], of sequences that hold several rows each; see [`Batches::packed`].
+    pub fn packed(&self, batch_size: usize, seed: u64) -> Result<Batches<'_>> {
+        Batches::packed(self, batch_size, seed)
+    }
+
     /// Every row once in file order, the last batch perhaps smaller: for validation and test.
     pub fn in_order(&self, batch_size: usize) -> InOrder<'_> {
         InOrder::new(self, batch_size)
@@ -334,6 +342,7 @@ impl Dataset {
         let mut dataset = Dataset {
             rows: Vec::with_capacity(records.len()),
             summary: Summary { max_seq_length: max, ..Summary::default() },
+            path: path.to_path_buf(),
         };
         let summary = &mut dataset.summary;
         for row in encoded {

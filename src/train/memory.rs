@@ -1,16 +1,18 @@
 //! The memory plan: what a run will hold at its peak, told before step 1.
 
-use crate::models::{Config, Model};
+use crate::models::{Config, Layer, Model};
+use crate::nn::Linear;
 use candle_core::DType;
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// Bytes a run is expected to hold at its peak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
     /// The model's weights.
     pub weights: usize,
-    /// The trainable variables beside the weights: LoRA factors.
+    /// The trainable variables beside the weights: an adapter's.
     pub adapters: usize,
     /// Gradients of the variables.
     pub gradients: usize,
@@ -26,26 +28,39 @@ impl MemoryPlan {
     /// The plan for training `model` on batches of `rows` x `len`.
     pub fn new(model: &Model, rows: usize, len: usize, grad_checkpoint: bool) -> Self {
         let vars = model.trainable();
-        let lora: usize = model.lora_tensors().iter().map(|(_, a, b)| a.elem_count() + b.elem_count()).sum();
         let trained: usize = vars.iter().map(|(_, v)| v.elem_count()).sum();
-        let weights =
-            model.named_tensors().iter().map(|(_, t)| t.elem_count() * t.dtype().size_in_bytes()).sum();
+        let factors =
+            vars.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, v)| v.elem_count()).sum();
+        // An adapter's weights stand beside those they replace; otherwise trained weights are the model's own.
+        let full = trained > factors && !model.has_replaced_weights();
+        let weights = model.parameter_count() * if full { 4 } else { model.dtype().size_in_bytes() };
         let shape = Shape::new(&model.config, model.dtype(), rows * len);
-        let trained_layers = match trained > lora {
-            true => model.layers().len(),
-            false => model.layers().iter().skip_while(|l| !l.is_trained()).count(),
+        let embedding = vars.iter().any(|(name, _)| name.ends_with("embed_tokens.weight"));
+        let reached: Vec<&Layer> =
+            model.layers().iter().skip_while(|layer| !embedding && !layer.is_trained()).collect();
+        // What a layer keeps, with what DoRA scales.
+        let kept = |layer: &&Layer| {
+            let linears = layer.linears().into_iter().map(|(_, linear)| linear);
+            let dora = linears.filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
+            shape.layer_kept() + shape.outputs(dora.map(Linear::out_features).sum())
         };
-        let kept = if grad_checkpoint { shape.layer_input() } else { shape.layer_kept() };
-        let rerun = if grad_checkpoint { shape.layer_kept() } else { 0 };
-        let full_head = trained > lora;
+        let (activations, rerun) = match grad_checkpoint {
+            true => (reached.len() * shape.layer_input(), reached.iter().map(kept).max().unwrap_or(0)),
+            false => (reached.iter().map(kept).sum(), 0),
+        };
         MemoryPlan {
             weights,
-            adapters: 4 * lora,
+            adapters: if full { 0 } else { 4 * trained },
             gradients: 4 * trained,
             optimizer: 8 * trained,
-            activations: trained_layers * kept,
-            transient: shape.head(full_head).max(rerun + shape.layer_backward()),
+            activations,
+            transient: shape.head(model.head().is_variable()).max(rerun + shape.layer_backward()),
         }
+    }
+
+    /// What comes on top of a model that is loaded.
+    pub fn to_come(&self) -> usize {
+        self.total() - self.weights - self.adapters
     }
 
     /// All of it.
@@ -100,7 +115,12 @@ impl Shape {
     }
 
     fn layer_input(&self) -> usize {
-        self.tokens * self.bytes * self.hidden
+        self.outputs(self.hidden)
+    }
+
+    /// A tensor of `width` numbers a token.
+    fn outputs(&self, width: usize) -> usize {
+        self.tokens * self.bytes * width
     }
 
     /// Every op's output is kept: input, two norms, the attention's output projection, the sum, the feed-forward
@@ -129,4 +149,42 @@ impl Shape {
         let head = if trained { 12 * self.vocab * self.hidden } else { 0 };
         rows * self.vocab * (4 + self.bytes) + 3 * self.tokens * self.bytes * self.hidden + head
     }
+}
+
+/// The bytes this process may still take: what the machine has free, what its control groups leave it, what its
+/// address space may grow by, whichever is least. None where the system does not say (anywhere but Linux).
+pub fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let free = field(&read("/proc/meminfo"), "MemAvailable:").map(|kib| kib * 1024);
+    let limit = field(&read("/proc/self/limits"), "Max address space");
+    let held = field(&read("/proc/self/status"), "VmSize:").map(|kib| kib * 1024);
+    let address_space = limit.zip(held).map(|(limit, held)| limit.saturating_sub(held));
+    [free, address_space, control_group(&read("/proc/self/cgroup"))].into_iter().flatten().min()
+}
+
+/// The first number after `name` in a listing of /proc.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// What the control groups of this process leave it; page cache that can be dropped counts as free.
+fn control_group(own: &str) -> Option<u64> {
+    let number = |dir: &Path, name: &str| -> Option<u64> {
+        std::fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+    };
+    let left = |dir: &Path, limit: &str, used: &str, cache: &str| {
+        let stat = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let used = number(dir, used)?.saturating_sub(field(&stat, cache).unwrap_or(0));
+        Some(number(dir, limit)?.saturating_sub(used))
+    };
+    // Version 2 has one group with a path, whose ancestors limit it too; version 1 one for memory.
+    let path = |of: &str| own.lines().find_map(|line| line.split_once(of)).map(|(_, path)| path);
+    let v2 = Path::new("/sys/fs/cgroup").join(path("0::").unwrap_or("/").trim_start_matches('/'));
+    let v2 = v2.ancestors().take_while(|dir| dir.starts_with("/sys/fs/cgroup"));
+    let v1 = Path::new("/sys/fs/cgroup/memory").join(path(":memory:").unwrap_or("/").trim_start_matches('/'));
+    let v1 = v1.ancestors().take_while(|dir| dir.starts_with("/sys/fs/cgroup/memory"));
+    let of_v2 = v2.filter_map(|dir| left(dir, "memory.max", "memory.current", "inactive_file"));
+    let of_v1 = v1
+        .filter_map(|dir| left(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"));
+    of_v2.chain(of_v1).min()
 }

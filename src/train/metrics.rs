@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::atomic;
 use crate::{Error, Result};
 
 /// One line of `metrics.jsonl`; what was not measured at that step is left out.
@@ -40,6 +39,9 @@ pub struct Metric {
     /// Seconds since the start of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// Steps passed over so far because their loss was not finite; left out while there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
 }
 
 /// Appends to `metrics.jsonl`. A line is with the operating system when `write` returns.
@@ -56,16 +58,23 @@ impl Writer {
         Ok(Writer { path: path.to_path_buf(), file })
     }
 
-    /// Goes on after `step`: lines of later steps, which a resumed run measures again, and a line cut off by a
-    /// crash are dropped.
-    pub fn resume(path: &Path, step: usize) -> Result<Self> {
-        if path.exists() {
-            let kept = read(path)?.into_iter().filter(|metric| metric.step <= step);
-            let lines: String = kept.map(|metric| line(&metric)).collect();
-            atomic::write(path, lines)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+    /// Goes on after the first `bytes` bytes: what a run wrote after it saved its state, which it measures again
+    /// when it is resumed, is dropped. A file that is shorter loses only a line that was cut off.
+    pub fn resume(path: &Path, bytes: u64) -> Result<Self> {
+        let file =
+            OpenOptions::new().create(true).append(true).read(true).open(path).map_err(Error::io(path))?;
+        let text = std::fs::read(path).map_err(Error::io(path))?;
+        let kept = &text[..text.len().min(bytes as usize)];
+        let whole = kept.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        file.set_len(whole as u64).map_err(Error::io(path))?;
         Ok(Writer { path: path.to_path_buf(), file })
+    }
+
+    /// Makes what was written durable, and tells how many bytes that is.
+    pub fn sync(&self) -> Result<u64> {
+        // What is no file, such as a pipe, cannot be synced and need not be.
+        self.file.sync_data().ok();
+        Ok(self.file.metadata().map_err(Error::io(&self.path))?.len())
     }
 
     /// Appends one line.
@@ -243,8 +252,12 @@ mod tests {
 
         writer.file.write_all(b"{\"step\":40,\"lo").unwrap();
         assert_eq!(read(&path).unwrap().len(), 4);
-        Writer::resume(&path, 20).unwrap().write(&train(25)).unwrap();
+        let upto_20 = text.lines().take(3).map(|line| line.len() + 1).sum::<usize>();
+        Writer::resume(&path, upto_20 as u64).unwrap().write(&train(25)).unwrap();
         assert_eq!(read(&path).unwrap(), [valid, train(10), train(20), train(25)]);
+        writer.file.write_all(b"{\"step\":40,\"lo").unwrap();
+        Writer::resume(&path, u64::MAX).unwrap().write(&train(30)).unwrap();
+        assert_eq!(read(&path).unwrap(), [valid, train(10), train(20), train(25), train(30)]);
 
         std::fs::write(&path, "{\"step\":1}\nnonsense\n").unwrap();
         assert!(

@@ -2,10 +2,16 @@
 
 pub mod checkpoint;
 pub mod data;
+pub mod fingerprint;
+pub mod lock;
 pub mod memory;
 pub mod metrics;
 pub mod optim;
+pub mod progress;
 pub mod report;
+pub mod resume;
+mod run;
+pub mod run_dir;
 pub mod schedule;
 pub mod step;
 pub mod trainer;

@@ -78,6 +78,32 @@ impl AdamW {
         self.moments.iter().flatten().map(|m| 4 * m.len()).sum()
     }
 
+    /// How many updates it has made.
+    pub fn updates(&self) -> u64 {
+        self.step
+    }
+
+    /// The first and second moment of each variable, in the order of [`AdamW::new`].
+    pub fn moments(&self) -> &[[Vec<f32>; 2]] {
+        &self.moments
+    }
+
+    /// Goes on after `updates` updates with these moments, in the order of [`AdamW::new`].
+    ///
+    /// # Errors
+    ///
+    /// When they are not of as many elements as the variables.
+    pub fn restore(&mut self, updates: u64, moments: Vec<[Vec<f32>; 2]>) -> Result<()> {
+        let sizes = |moments: &[[Vec<f32>; 2]]| -> Vec<_> {
+            moments.iter().map(|[m, v]| (m.len(), v.len())).collect()
+        };
+        if sizes(&moments) != sizes(&self.moments) {
+            bail!("adamw: wants the moments of {} variables, got others", self.moments.len())
+        }
+        (self.step, self.moments) = (updates, moments);
+        Ok(())
+    }
+
     /// Updates every variable that has a gradient, the same ones in the same order as [`AdamW::new`] was given.
     /// Gradients are first scaled so that their global norm is at most `max_norm`. Returns the norm before that.
     ///

@@ -171,6 +171,14 @@ impl Schedule {
         self.decay.at(step - self.warmup - 1)
     }
 
+    /// The schedule without its length, if it has one: what stays the same in a run that is made longer.
+    pub fn without_length(mut self) -> Self {
+        if let Decay::Linear { steps, .. } | Decay::Cosine { steps, .. } = &mut self.decay {
+            *steps = 1;
+        }
+        self
+    }
+
     /// The learning rate that the warm-up leads to.
     pub fn initial(&self) -> f64 {
         self.decay.at(0)

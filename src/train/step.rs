@@ -11,7 +11,7 @@ pub use crate::kernels::tape::Gradients;
 use crate::kernels::tape::Tape;
 use crate::models::{Context, Model};
 use crate::nn::Pass;
-use crate::ops::{self, CrossEntropy, Keys, linear_cross_entropy};
+use crate::ops::{self, CrossEntropy, linear_cross_entropy};
 use candle_core::{Device, Tensor, Var};
 
 /// How a step runs.
@@ -30,7 +30,7 @@ pub struct StepOptions {
 /// When a token is outside the vocabulary.
 pub fn loss(model: &Model, batch: &Batch) -> Result<f32> {
     let (ids, targets) = tensors(batch, model.device())?;
-    let context = model.context(batch.batch, batch.seq_len, Keys::All, Pass::default())?;
+    let context = model.context(batch.batch, batch.seq_len, batch.keys(), Pass::default())?;
     let hidden = model.hidden(&ids, &context)?.flatten_to(1)?;
     let loss = linear_cross_entropy(&hidden, &model.head().detach(), &targets, &CrossEntropy::default())?;
     Ok(loss.to_scalar()?)
@@ -62,7 +62,7 @@ fn step(
 ) -> Result<f32> {
     let (ids, targets) = tensors(batch, model.device())?;
     let pass = Pass { gradients: true, dropout_seed: options.dropout_seed };
-    let context = model.context(batch.batch, batch.seq_len, Keys::All, pass)?;
+    let context = model.context(batch.batch, batch.seq_len, batch.keys(), pass)?;
     let mut silent: Context = context.clone();
     silent.pass.gradients = false;
 

@@ -1,18 +1,19 @@
-//! The training loop: batches, steps, validation, checkpoints, and events for whoever watches.
+//! A training run: its options, what is seen of it, and how it begins.
 
 use super::checkpoint::Checkpoint;
-use super::data::{Batch, Batches, Dataset, InOrder, Splits};
-use super::metrics::{Metric, TrainLine, Writer, peak_memory_gb};
-use super::optim::{AdamW, AdamWConfig};
+use super::data::{Batch, Dataset, InOrder, Splits};
+use super::metrics::TrainLine;
+use super::optim::AdamWConfig;
+use super::run::Run;
+use super::run_dir::{RunDir, Start};
 use super::schedule::Schedule;
 use super::step::{self, Gradients, StepOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, NotFinite, Result};
 use crate::models::Model;
 use crate::ops::covered;
 use candle_core::Var;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
 /// How a run trains.
 #[derive(Clone, Debug)]
@@ -35,14 +36,32 @@ pub struct TrainOptions {
     pub steps_per_eval: usize,
     /// Batches of a validation; none for all.
     pub val_batches: Option<usize>,
-    /// Steps between two checkpoints.
+    /// Steps between two checkpoints that the run can go on from; 0 for none at all.
     pub save_every: usize,
+    /// How many checkpoints are kept. None keeps all adapters, and what a run goes on from of the newest two.
+    pub save_total_limit: Option<usize>,
+    /// Put several rows into a sequence of at most `max_seq_length`; a batch is of `batch_size` sequences.
+    pub pack: bool,
+    /// What happens when a loss or a gradient is not finite.
+    pub on_nan: OnNan,
     /// Keep layer inputs only, and run layers again in backward.
     pub grad_checkpoint: bool,
     /// What the order of the data and dropout are drawn from.
     pub seed: u64,
     /// The directory of the adapter, its checkpoints and `metrics.jsonl`.
     pub output: PathBuf,
+    /// Whether the run begins anew or goes on.
+    pub start: Start,
+}
+
+/// What happens when a loss or a gradient is not finite; weights and moments never see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnNan {
+    /// The run ends with [`Error::NotFinite`].
+    #[default]
+    Stop,
+    /// The step is passed over and counted; as many in a row as this end the run.
+    Skip(usize),
 }
 
 /// As `mlx_lm.lora`: 1000 steps of 4 rows at 1e-5, into `adapters`.
@@ -59,9 +78,13 @@ impl Default for TrainOptions {
             steps_per_eval: 200,
             val_batches: Some(25),
             save_every: 100,
+            save_total_limit: None,
+            pack: false,
+            on_nan: OnNan::Stop,
             grad_checkpoint: false,
             seed: 0,
             output: "adapters".into(),
+            start: Start::New,
         }
     }
 }
@@ -69,6 +92,15 @@ impl Default for TrainOptions {
 /// What happened, for a progress display.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The run goes on from this checkpoint.
+    Resumed {
+        /// The steps it had done.
+        step: usize,
+        /// Where the checkpoint is.
+        from: PathBuf,
+    },
+    /// A step was passed over because its loss or its gradient is not finite.
+    Skipped(NotFinite),
     /// A step is done.
     Step {
         /// Counted from 1.
@@ -108,6 +140,8 @@ pub struct Outcome {
     pub best: Option<(usize, f64)>,
     /// Targets trained on.
     pub tokens: u64,
+    /// Steps that were passed over because their loss was not finite.
+    pub skipped: usize,
     /// How long it took.
     pub seconds: f64,
 }
@@ -154,9 +188,14 @@ pub fn check_gradients(model: &Model, vars: &[(String, Var)], batch: &Batch) -> 
         rows: vec![0],
         tokens: len,
         target_tokens: len,
+        documents: None,
     };
     let mut gradients = Gradients::default();
-    step::loss_and_gradients(model, vars, &probe, 1.0, StepOptions::default(), &mut gradients)?;
+    let loss = step::loss_and_gradients(model, vars, &probe, 1.0, StepOptions::default(), &mut gradients)?;
+    if !loss.is_finite() {
+        // Nothing is to be learned of the variables from it: the step that these tokens are in tells.
+        return Ok(());
+    }
     covered(vars, |var| gradients.get(var))
 }
 
@@ -164,9 +203,26 @@ pub fn check_gradients(model: &Model, vars: &[(String, Var)], batch: &Batch) -> 
 ///
 /// # Errors
 ///
-/// When nothing is trainable, a variable gets no gradient, the loss is not finite, or a file cannot be written.
-/// Checkpoints that are already there stay.
+/// As [`train_in`] and [`RunDir::open`].
 pub fn train(
+    model: &Model,
+    splits: &Splits,
+    checkpoint: &Checkpoint,
+    options: &TrainOptions,
+    watch: impl FnMut(&Event) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    let dir = RunDir::open(&options.output, &options.start)?;
+    train_in(&dir, model, splits, checkpoint, options, watch)
+}
+
+/// As [`train`], in a directory that was opened already; `options` names it no more.
+///
+/// # Errors
+///
+/// When nothing is trainable, a variable gets no gradient, the run that is to go on was another, the loss is not
+/// finite, or a file cannot be written. Checkpoints that are already there stay.
+pub fn train_in(
+    dir: &RunDir,
     model: &Model,
     splits: &Splits,
     checkpoint: &Checkpoint,
@@ -177,166 +233,10 @@ pub fn train(
     if vars.is_empty() {
         return Err(Error::wants("train", "at least one trainable variable", "none"));
     }
-    let mut batches = Batches::new(&splits.train, options.batch_size, options.seed)?;
-    if let Some(batch) = batches.clone().next() {
-        check_gradients(model, &vars, &batch)?;
+    let mut run = Run::new(dir, model, splits, checkpoint, options, vars)?;
+    if let Some((from, state)) = dir.from() {
+        let _ = watch(&Event::Resumed { step: state.progress.step, from: from.to_path_buf() });
     }
-    std::fs::create_dir_all(&options.output).map_err(Error::io(&options.output))?;
-    let mut metrics = Writer::create(&options.output.join("metrics.jsonl"))?;
-    let mut optimizer = AdamW::new(options.optimizer, &vars)?;
-    let mut run =
-        Run { model, splits, options, checkpoint, started: Instant::now(), outcome: Outcome::default() };
-
-    let mut window = Window::default();
-    for step in 1..=options.iters {
-        if step == 1 || (step - 1) % options.steps_per_eval.max(1) == 0 {
-            run.validate(step, &mut metrics, &mut watch)?;
-        }
-        let lr = options.schedule.at(step - 1);
-        let from = Instant::now();
-        let micro: Vec<Batch> =
-            (0..options.grad_accumulation_steps.max(1)).filter_map(|_| batches.next()).collect();
-        let targets: usize = micro.iter().map(|b| b.target_tokens).sum();
-        let mut gradients = Gradients::default();
-        let mut loss = 0f64;
-        for (i, batch) in micro.iter().enumerate() {
-            let weight = batch.target_tokens as f64 / targets as f64;
-            let step_options = StepOptions {
-                grad_checkpoint: options.grad_checkpoint,
-                dropout_seed: Some(options.seed ^ ((step as u64) << 24 | i as u64)),
-            };
-            let part = step::loss_and_gradients(model, &vars, batch, weight, step_options, &mut gradients)?;
-            loss += part as f64 * weight;
-        }
-        let norm = optimizer.step(&vars, &gradients, lr, options.max_grad_norm)?;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(Error::NotFinite { step, loss: loss as f32, last_good: step - 1 });
-        }
-        run.outcome.tokens += targets as u64;
-        run.outcome.steps = step;
-        window.add(loss, targets, from.elapsed().as_secs_f64());
-        let mut stop = watch(&Event::Step { step, loss }).is_break();
-
-        if step % options.steps_per_report.max(1) == 0 || step == options.iters || stop {
-            let line = window.line(step, lr, run.outcome.tokens);
-            metrics.write(&Metric {
-                step,
-                loss: Some(line.loss),
-                lr: Some(lr),
-                grad_norm: Some(norm),
-                tokens_per_s: Some(line.tokens_per_s),
-                tokens: Some(run.outcome.tokens),
-                peak_mem_gb: Some(line.peak_mem_gb),
-                seconds: Some(run.seconds()),
-                ..Metric::default()
-            })?;
-            stop |= watch(&Event::Train(line)).is_break();
-            window = Window::default();
-        }
-        if step % options.save_every.max(1) == 0 && step < options.iters {
-            run.save(&options.output.join(format!("checkpoint-{step}")), &mut watch)?;
-        }
-        if stop {
-            run.outcome.interrupted = true;
-            break;
-        }
-    }
-    if !run.outcome.interrupted {
-        run.validate(run.outcome.steps + 1, &mut metrics, &mut watch)?;
-    }
-    run.save(&options.output, &mut watch)?;
-    run.outcome.seconds = run.seconds();
-    Ok(run.outcome)
-}
-
-/// A run in progress.
-struct Run<'a> {
-    model: &'a Model,
-    splits: &'a Splits,
-    options: &'a TrainOptions,
-    checkpoint: &'a Checkpoint,
-    started: Instant,
-    outcome: Outcome,
-}
-
-impl Run<'_> {
-    fn seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-
-    fn validate(
-        &mut self,
-        step: usize,
-        metrics: &mut Writer,
-        watch: &mut impl FnMut(&Event) -> ControlFlow<()>,
-    ) -> Result<()> {
-        if self.splits.valid.is_empty() {
-            return Ok(());
-        }
-        let from = Instant::now();
-        let TrainOptions { batch_size, val_batches, .. } = *self.options;
-        let mut stopped = false;
-        let loss = evaluate(self.model, &self.splits.valid, batch_size, val_batches, |done, total| {
-            let flow = watch(&Event::Validating(done, total));
-            stopped |= flow.is_break();
-            flow
-        })?;
-        if stopped {
-            return Ok(());
-        }
-        // Measured before this step's update: after the one before it.
-        let after = step - 1;
-        metrics.write(&Metric {
-            step: after,
-            valid_loss: Some(loss),
-            seconds: Some(self.seconds()),
-            ..Metric::default()
-        })?;
-        let _ = watch(&Event::Valid { step: after.max(1), loss, seconds: from.elapsed().as_secs_f64() });
-        if after == 0 {
-            self.outcome.valid_before = Some(loss);
-        } else if self.outcome.best.is_none_or(|(_, best)| loss < best) {
-            self.outcome.best = Some((after, loss));
-            self.save(&self.options.output.join("best"), watch)?;
-        }
-        self.outcome.valid_after = Some(loss);
-        Ok(())
-    }
-
-    fn save(&self, dir: &Path, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<()> {
-        self.checkpoint.save(self.model, dir)?;
-        let _ = watch(&Event::Saved(dir.to_path_buf()));
-        Ok(())
-    }
-}
-
-/// What happened since the last line on training.
-#[derive(Default)]
-struct Window {
-    losses: f64,
-    steps: usize,
-    targets: usize,
-    seconds: f64,
-}
-
-impl Window {
-    fn add(&mut self, loss: f64, targets: usize, seconds: f64) {
-        self.losses += loss;
-        self.steps += 1;
-        self.targets += targets;
-        self.seconds += seconds;
-    }
-
-    fn line(&self, step: usize, lr: f64, trained_tokens: u64) -> TrainLine {
-        let seconds = self.seconds.max(1e-9);
-        TrainLine {
-            step,
-            loss: self.losses / self.steps.max(1) as f64,
-            lr,
-            it_per_s: self.steps as f64 / seconds,
-            tokens_per_s: self.targets as f64 / seconds,
-            trained_tokens,
-            peak_mem_gb: peak_memory_gb(),
-        }
-    }
+    let interrupted = run.go(&mut watch)?.is_break();
+    Ok(run.outcome(interrupted))
 }

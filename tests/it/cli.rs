@@ -2,11 +2,15 @@
 
 mod batch;
 mod chat;
+mod convert;
+mod faults;
+mod fuse;
 mod generate;
 mod people;
 mod prompt_cache;
 #[cfg(target_os = "linux")]
 mod pty;
+mod resume;
 mod train;
 
 use crate::fixture;
@@ -17,26 +21,26 @@ use std::time::{Duration, Instant};
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Ended {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Ended {
     /// The output of a command that must have succeeded.
-    fn ok(self) -> Self {
+    pub fn ok(self) -> Self {
         assert_eq!(self.status, Some(0), "{}\n{}", self.stdout, self.stderr);
         self
     }
 
     /// stdout, which must be one JSON object.
-    fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
     }
 
     /// The message of a command that must have failed as a user should see it.
-    fn error(self) -> String {
+    pub fn error(self) -> String {
         assert_eq!(self.status, Some(1), "{}\n{}", self.stdout, self.stderr);
         assert_eq!(self.stderr.matches("error: ").count(), 1, "{}", self.stderr);
         for word in ["panicked", "RUST_BACKTRACE", "stack backtrace"] {
@@ -47,18 +51,18 @@ impl Ended {
 }
 
 /// A temporary directory that commands run in.
-struct Place(tempfile::TempDir);
+pub struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Place(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
@@ -78,18 +82,32 @@ impl Place {
         self
     }
 
+    /// A command that asks nothing of the hub.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metal-candle"));
+        self.quiet(command.args(args));
+        command
+    }
+
+    /// In this directory, without the user's hub.
+    fn quiet<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
+            command.env_remove(name);
+        }
+        command.env("HF_HOME", self.0.path()).env("RUST_BACKTRACE", "1").env("HF_HUB_OFFLINE", "1");
+        command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped())
+    }
+
     fn start(&self, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_metal-candle"))
-            .args(args)
-            .current_dir(self.0.path())
-            .env("HF_HOME", self.0.path())
-            .env("RUST_BACKTRACE", "1")
-            .env_remove("HF_HUB_CACHE")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        self.command(args).spawn().unwrap()
+    }
+
+    /// Runs a line of shell in which `$BIN` is the binary.
+    #[cfg(target_os = "linux")]
+    fn shell(&self, script: &str) -> Ended {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).env("BIN", env!("CARGO_BIN_EXE_metal-candle"));
+        ended(self.quiet(&mut shell).spawn().unwrap())
     }
 
     /// Runs a command to its end; a word of `line` ends at a space.
@@ -105,7 +123,7 @@ impl Place {
     }
 }
 
-fn ended(child: Child) -> Ended {
+pub fn ended(child: Child) -> Ended {
     let output = child.wait_with_output().unwrap();
     Ended {
         status: output.status.code(),
@@ -120,7 +138,7 @@ fn embedded() -> String {
 }
 
 /// Rows of the four forms, by name.
-fn rows(form: &str) -> String {
+pub fn rows(form: &str) -> String {
     let row = |i: usize| {
         match form {
         "text" => format!(r#"{{"text": "the cat sat on mat number {}"}}"#, i % 3),
@@ -193,7 +211,7 @@ fn wait_for(child: &mut Child, word: &str) -> String {
 
 /// What Ctrl-C sends.
 #[cfg(unix)]
-fn interrupt(child: &Child) {
+pub fn interrupt(child: &Child) {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
 }
 
@@ -211,7 +229,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(since.elapsed() < Duration::from_secs(20));
     assert_eq!(ended.status, Some(130), "{}", ended.stderr);
     assert!(ended.stderr.contains("stopping after this step"), "{}", ended.stderr);
-    assert!(ended.stdout.contains("add: --resume-adapter-file out"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("add to the same command: --resume"), "{}", ended.stdout);
     assert!(place.path("out/report.html").is_file());
     place.run("train --model model --data data --iters 1 --adapter-path more --resume-adapter-file out").ok();
     place.run("generate --model model --adapter out --prompt x --max-tokens 2").ok();

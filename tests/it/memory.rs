@@ -47,7 +47,12 @@ const PROCESS: f64 = 0.06;
 #[test]
 fn the_plan_is_near_what_is_held() {
     let mut held = Vec::new();
-    for extra in [&[][..], &["--grad-checkpoint"], &["--fine-tune-type", "full"]] {
+    for extra in [
+        &[][..],
+        &["--grad-checkpoint"],
+        &["--fine-tune-type", "full"],
+        &["--fine-tune-type", "dora", "--modules-to-save", "lm_head", "embed_tokens"],
+    ] {
         let (plan, peak) = planned_and_held(extra);
         let expected = plan + PROCESS;
         assert!((peak / expected - 1.0).abs() < 0.25, "{extra:?}: planned {plan} GB, held {peak} GB");

@@ -11,51 +11,52 @@ use metal_candle::models::{Config, Model};
 use metal_candle::nn::Pass;
 use metal_candle::ops::{CrossEntropy, Keys, linear_cross_entropy};
 
-const CPU: &Device = &Device::Cpu;
-const ALL: [&str; 8] = ["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
+pub const CPU: &Device = &Device::Cpu;
+pub const ALL: [&str; 8] =
+    ["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
 
-fn directory(name: &str) -> PathBuf {
+pub fn directory(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
 }
 
-fn config(name: &str) -> Config {
+pub fn config(name: &str) -> Config {
     Config::open(&ModelDir::at(directory(name))).unwrap()
 }
 
-fn model(name: &str) -> Model {
+pub fn model(name: &str) -> Model {
     Model::from_dir(&directory(name), DType::F32, CPU).unwrap()
 }
 
-fn golden(name: &str) -> HashMap<String, Tensor> {
+pub fn golden(name: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(directory(name).join("golden.safetensors"), CPU).unwrap()
 }
 
-fn lora(name: &str) -> Adapter {
+pub fn lora(name: &str) -> Adapter {
     adapter::read(&directory(name).join("adapter")).unwrap()
 }
 
-fn input_ids(golden: &HashMap<String, Tensor>) -> Tensor {
+pub fn input_ids(golden: &HashMap<String, Tensor>) -> Tensor {
     golden["input_ids"].to_dtype(DType::U32).unwrap()
 }
 
-fn distance(a: &Tensor, b: &Tensor) -> f32 {
+pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let largest = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
     largest.to_scalar::<f32>().unwrap()
 }
 
-fn norm(x: &Tensor) -> f32 {
+pub fn norm(x: &Tensor) -> f32 {
     x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
 }
 
 /// The next token for each position, -100 where there is none.
-fn targets(labels: &Tensor) -> Tensor {
+pub fn targets(labels: &Tensor) -> Tensor {
     let next = |row: Vec<i64>| row[1..].iter().copied().chain([-100]).collect::<Vec<i64>>();
     let rows: Vec<i64> = labels.to_vec2::<i64>().unwrap().into_iter().flat_map(next).collect();
     Tensor::new(rows, CPU).unwrap()
 }
 
-fn loss(model: &Model, ids: &Tensor, targets: &Tensor) -> Tensor {
+pub fn loss(model: &Model, ids: &Tensor, targets: &Tensor) -> Tensor {
     let (rows, len) = ids.dims2().unwrap();
     let pass = Pass { gradients: true, dropout_seed: None };
     let context = model.context(rows, len, Keys::All, pass).unwrap();
@@ -86,38 +87,6 @@ fn both_forms_of_config_json_are_one_model() {
         // These say what is stored and what was read, which is not the model.
         (new.dtype, old.dtype) = (None, None);
         assert_eq!(old.without_json(), new.without_json(), "{name}");
-    }
-}
-
-#[test]
-fn lora_logits_and_gradients_are_pefts() {
-    for name in ALL {
-        let (mut model, golden) = (model(name), golden(name));
-        let ids = input_ids(&golden);
-        model.load_lora(&lora(name)).unwrap();
-        let off = distance(&model.logits(&ids, Keys::All).unwrap(), &golden["lora_logits"]);
-        assert!(off < 1e-4, "{name}: {off}");
-
-        let loss = loss(&model, &ids, &targets(&golden["labels"]));
-        let off = (loss.to_scalar::<f32>().unwrap() - golden["losses"].to_vec1::<f32>().unwrap()[0]).abs();
-        assert!(off < 1e-4, "{name}: {off}");
-        let gradients = loss.backward().unwrap();
-        let variables = model.trainable();
-        let expected = golden.keys().filter(|key| key.starts_with("grad.")).count();
-        assert_eq!(variables.len(), expected, "{name}");
-        for (tensor, variable) in variables {
-            let want = &golden[&format!("grad.{tensor}")];
-            let got = gradients.get(&variable).unwrap_or_else(|| panic!("{name}: no gradient for {tensor}"));
-            let off = norm(&(got - want).unwrap()) / norm(want);
-            assert!(off < 1e-3, "{name}: {tensor}: {off}");
-        }
-
-        model.set_lora_enabled(false);
-        let off = distance(&model.logits(&ids, Keys::All).unwrap(), &golden["logits"]);
-        assert!(off < 1e-4, "{name}, LoRA off: {off}");
-        model.set_lora_enabled(true);
-        model.detach_adapter();
-        assert!(model.trainable().is_empty());
     }
 }
 
@@ -263,8 +232,8 @@ fn every_variable_gets_a_finite_gradient() {
         let mut with_lora = model(name);
         let all = PeftConfig { target_modules: TargetModules::AllLinear, ..PeftConfig::default() };
         with_lora.add_lora(&all, 0).unwrap();
-        for (_, _, b) in with_lora.lora_tensors() {
-            b.set(&Tensor::randn(0f32, 0.1, b.shape(), CPU).unwrap()).unwrap();
+        for (_, lora) in with_lora.loras() {
+            lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), CPU).unwrap()).unwrap();
         }
         let full = |dtype| {
             let mut full = Model::from_dir(&directory(name), dtype, CPU).unwrap();
@@ -415,32 +384,6 @@ fn a_new_model_is_seeded_and_learns_from_its_start() {
 }
 
 #[test]
-fn lora_targets_are_names_paths_expressions_and_last_layers() {
-    let mut model = model("llama");
-    let mut add = |target_modules, layers_to_transform| {
-        let config = PeftConfig { target_modules, layers_to_transform, ..PeftConfig::default() };
-        model.add_lora(&config, 0).map_err(|error| error.to_string())
-    };
-    let names = |names: &[&str]| TargetModules::Names(names.iter().map(|name| name.to_string()).collect());
-    assert_eq!(add(TargetModules::AllLinear, None).unwrap().len(), 21);
-    assert_eq!(add(names(&["q_proj", "mlp.up_proj"]), None).unwrap().len(), 6);
-    let regex = TargetModules::Regex(r"model\.layers\.[02]\..*_proj".into());
-    assert_eq!(add(regex, None).unwrap().len(), 14);
-    let last = add(names(&["v_proj"]), Some(vec![1, 2])).unwrap();
-    assert_eq!(last, ["model.layers.1.self_attn.v_proj", "model.layers.2.self_attn.v_proj"]);
-    for bad in
-        [names(&["q_proj", "qq_proj"]), names(&["lm_head"]), names(&[]), TargetModules::Regex("q".into())]
-    {
-        let error = add(bad, None).unwrap_err();
-        assert!(
-            error.starts_with("target_modules: wants linear layers of the model (down_proj, "),
-            "{error}"
-        );
-    }
-    assert_eq!(model.trainable().len(), 4, "a refused LoRA leaves the last one");
-}
-
-#[test]
 fn bad_inputs_are_errors_and_leave_the_cache_as_it_was() {
     let model = model("llama");
     let mut cache = model.cache(&[0]);
@@ -454,17 +397,6 @@ fn bad_inputs_are_errors_and_leave_the_cache_as_it_was() {
     assert!(model.logits(&ids(&[1, 2]), Keys::Rows(Arc::from([(0, 1), (0, 1)]))).is_err());
     assert!(model.logits(&ids(&[1, 2]), Keys::Documents(Arc::from([0]))).is_err());
     assert!(distance(&model.forward(&ids(&[3]), &mut cache).unwrap(), &want) < 1e-5);
-}
-
-#[test]
-fn an_adapter_of_another_model_is_refused_by_module() {
-    let error = model("phi3").load_lora(&lora("llama")).unwrap_err().to_string();
-    assert!(error.contains("model.layers.0.self_attn.q_proj: wants a linear layer of the model"), "{error}");
-    let error = model("llama2").load_lora(&lora("mistral")).unwrap_err().to_string();
-    assert!(
-        error.contains("self_attn.k_proj: wants A (r, 32) and B (32, r), got [4, 32] and [16, 4]"),
-        "{error}"
-    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use metal_candle::train::schedule::Schedule;
 use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
 use metal_candle::train::trainer::{Event, TrainOptions, train};
 use metal_candle::{Error, Result};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -20,16 +21,22 @@ pub const MODELS: &[&str] =
     &["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
 
 /// A model of the fixtures with its adapter, and the batch and numbers that transformers and peft gave.
-fn golden(name: &str) -> Result<(Model, Batch, std::collections::HashMap<String, candle_core::Tensor>)> {
+fn golden(name: &str) -> Result<(Model, Batch, HashMap<String, Tensor>)> {
     let dir = fixture(&format!("models/{name}"));
     let mut model = Model::from_dir(&dir, DType::F32, &Device::Cpu)?;
     model.load_lora(&adapter::read(&dir.join("adapter"))?)?;
     let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu)?;
+    let batch = batch(&golden)?;
+    Ok((model, batch, golden))
+}
+
+/// The batch of a golden file.
+pub fn batch(golden: &HashMap<String, Tensor>) -> Result<Batch> {
     let (rows, len) = golden["input_ids"].dims2()?;
     let ids = golden["input_ids"].to_vec2::<i64>()?;
     let labels = golden["labels"].to_vec2::<i64>()?;
     // Hugging Face shifts inside the loss; a batch is shifted already.
-    let batch = Batch {
+    Ok(Batch {
         input_ids: ids.iter().flat_map(|row| row[..len - 1].iter().map(|id| *id as u32)).collect(),
         targets: labels.iter().flat_map(|row| row[1..].iter().copied()).collect(),
         lengths: vec![len - 1; rows],
@@ -38,19 +45,24 @@ fn golden(name: &str) -> Result<(Model, Batch, std::collections::HashMap<String,
         rows: (0..rows).collect(),
         tokens: rows * (len - 1),
         target_tokens: labels.iter().flat_map(|row| &row[1..]).filter(|t| **t >= 0).count(),
-    };
-    Ok((model, batch, golden))
+        documents: None,
+    })
 }
 
 fn ten_losses(name: &str, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)> {
     let (model, batch, _) = golden(name)?;
+    ten_steps(&model, &batch, grad_checkpoint)
+}
+
+/// The losses of ten steps and their gradient norms.
+pub fn ten_steps(model: &Model, batch: &Batch, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)> {
     let vars = model.trainable();
     let mut optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
     let options = StepOptions { grad_checkpoint, dropout_seed: None };
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         let mut gradients = Gradients::default();
-        losses.push(loss_and_gradients(&model, &vars, &batch, 1.0, options, &mut gradients)?);
+        losses.push(loss_and_gradients(model, &vars, batch, 1.0, options, &mut gradients)?);
         norms.push(optimizer.step(&vars, &gradients, 1e-2, Some(1.0))? as f32);
     }
     Ok((losses, norms))

@@ -10,7 +10,7 @@ use super::generate::prompt;
 use super::interrupt;
 use super::precision::Precision;
 use super::sampling::Sampling;
-use super::source;
+use super::source::{self, ModelArgs};
 use crate::generate::{Conversation, ToolFormat};
 use crate::models::Config;
 use anyhow::{Context, bail, ensure};
@@ -33,11 +33,11 @@ in \\ goes on in the next; so does everything between two \"\"\". Over a pipe, a
 all else to stderr.
 What is not given is as the model's generation_config.json says, or greedy.")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: String,
-    /// A PEFT adapter, with a name for /adapter; may be repeated, the first is on at the beginning
-    #[arg(long, alias = "adapter-path", value_name = "[NAME=]DIR")]
+    #[command(flatten)]
+    model: ModelArgs,
+    /// An adapter, PEFT's or mlx-lm's, with a name for /adapter: a directory, or org/name of the hub; may be repeated,
+    /// the first is on at the beginning
+    #[arg(long, alias = "adapter-path", value_name = "[NAME=]ADAPTER")]
     adapter: Vec<String>,
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT")]
@@ -69,7 +69,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.load {
         session.load(path, screen)?;
     }
-    screen.say(session.greeting(&args.model));
+    screen.say(session.greeting(&args.model.model));
     let mut failures = 0;
     loop {
         // On a terminal, Ctrl-C at the prompt is a key; one that comes just after an answer is none to leave by.
@@ -108,13 +108,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn open(args: &Args) -> anyhow::Result<Session> {
-    let dir = source::model(&args.model)?;
+    let dir = args.model.resolve()?;
     let config = Config::open(&dir)?;
     let tokenizer = dir.tokenizer()?;
     let Some(template) = dir.chat_template()? else {
         bail!(
             "{}: wants a chat template, got a model without (metal-candle generate continues plain text)",
-            args.model
+            args.model.model
         );
     };
     let mut options = args.sampling.options(&dir, &tokenizer)?;
@@ -127,7 +127,7 @@ fn open(args: &Args) -> anyhow::Result<Session> {
     (talk.system, talk.tools, talk.variables) = (args.system_prompt.clone(), tools, variables);
     let format = ToolFormat::of(template.tool_source());
 
-    let model = source::model_with(&dir, &config, args.dtype, None)?;
+    let model = source::weights(&dir, &config, args.dtype, None)?;
     let mut voices: Vec<Voice> = Vec::new();
     for given in &args.adapter {
         let (name, path) = named(given);
@@ -137,7 +137,7 @@ fn open(args: &Args) -> anyhow::Result<Session> {
             path.display()
         );
         let on = || format!("{} on {}", path.display(), dir.path.display());
-        let adapter = model.prepare_adapter(&source::adapter(&path)?).with_context(on)?;
+        let adapter = model.prepare_adapter(&source::adapter(&path, Some(&model))?).with_context(on)?;
         voices.push(Voice { name, path, adapter });
     }
     let draft = args.draft.load(&tokenizer, model.dtype())?;

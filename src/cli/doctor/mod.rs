@@ -4,8 +4,8 @@ mod findings;
 mod measure;
 mod model;
 
-use super::source;
 use super::terminal::{self, Lines, wrapped};
+use crate::load::ModelDir;
 use findings::Finding;
 use measure::Speed;
 use model::ModelFacts;
@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let machine = machine();
     // A model that cannot be read is an error before a second is spent on measuring.
     let model = match &args.model {
-        Some(given) => Some(ModelFacts::read(&source::model(given)?)?),
+        Some(given) => Some(ModelFacts::read(&ModelDir::resolve(given)?)?),
         None => None,
     };
     let speed = (!args.no_measure).then(measure::speed).transpose()?;
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         candle: CANDLE,
         release: !cfg!(debug_assertions),
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        features: vec!["cli"],
+        features: vec!["cli", "hub"],
         devices: devices(&machine),
         machine,
         speed,
@@ -178,7 +178,7 @@ fn devices(machine: &Machine) -> Vec<Device> {
 }
 
 fn cache() -> Cache {
-    let path = crate::load::hub_cache_dir();
+    let path = crate::load::hub::Hub::from_env().ok().map(|hub| hub.cache);
     let (models, bytes) = path.as_deref().map_or((0, 0), measure::cached);
     let disks = sysinfo::Disks::new_with_refreshed_list();
     // The disk of the longest mount point above the path that exists.

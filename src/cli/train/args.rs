@@ -1,9 +1,11 @@
 //! The options of `train`: flags over the YAML file of `--config` over defaults, named as in `mlx_lm.lora`.
 
 use super::super::precision::Precision;
+use super::super::terminal::note;
 use crate::load::{PeftConfig, TargetModules};
 use crate::train::data::{Features, Mask};
 use crate::train::optim::AdamWConfig;
+use crate::train::run_dir::Start;
 use crate::train::schedule::{Schedule, Shape};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -17,8 +19,21 @@ pub enum FineTuneType {
     /// Low-rank adapters beside frozen weights
     #[default]
     Lora,
+    /// Low-rank adapters with a magnitude for each output
+    Dora,
     /// Every weight
     Full,
+}
+
+impl FineTuneType {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FineTuneType::Lora => "lora",
+            FineTuneType::Dora => "dora",
+            FineTuneType::Full => "full",
+        }
+    }
 }
 
 /// The optimiser.
@@ -44,6 +59,17 @@ pub enum Trained {
     Assistant,
 }
 
+/// What happens when a loss is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NanPolicy {
+    /// The run ends with an error that names the rows
+    #[default]
+    Stop,
+    /// The step is passed over and counted; ten in a row end the run
+    Skip,
+}
+
 /// How the learning rate goes after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,8 +87,12 @@ pub enum ScheduleName {
 #[serde(default, deny_unknown_fields)]
 #[command(after_help = "Examples:
   metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600
-  metal-candle train --model ./Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
+  metal-candle train --model Qwen/Qwen3-0.6B --data chats.jsonl --mask-prompt --rank 16 --iters 200
+  metal-candle train --model ./Qwen3-0.6B --data ./data --fine-tune-type dora --rank 16
   metal-candle train --config lora.yaml --iters 100
+
+Stopped, killed or out of disk: the same command goes on where the last checkpoint was.
+  metal-candle train --model ./Qwen3-0.6B --data ./data --iters 600 --resume
 
 The data are JSONL rows in one of four forms:
   {\"text\": ...}
@@ -70,9 +100,12 @@ The data are JSONL rows in one of four forms:
   {\"messages\": [...]}
   {\"messages\": [...], \"tools\": [...]}")]
 pub struct Args {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face directory, or org/name of the hub
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// The branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
     /// A directory with train.jsonl, valid.jsonl, test.jsonl, or one JSONL file that is split
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
@@ -107,6 +140,9 @@ pub struct Args {
     /// Modules to adapt: all-linear, names separated by commas, or a regular expression for the whole path
     #[arg(long, value_name = "WHICH")]
     pub target_modules: Option<String>,
+    /// Modules to train whole beside the adapters, and save with them: names, such as lm_head embed_tokens
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub modules_to_save: Vec<String>,
     /// Rank of the LoRA [default: 8]
     #[arg(long, value_name = "R")]
     pub rank: Option<usize>,
@@ -155,15 +191,35 @@ pub struct Args {
     /// Batches of a step [default: 1]
     #[arg(long, value_name = "N")]
     pub grad_accumulation_steps: Option<usize>,
-    /// Go on from this adapter's weights
-    #[arg(long, value_name = "DIR")]
+    /// Go on exactly where the run was: after the newest checkpoint of --adapter-path, or of DIR, or the one DIR is
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "overwrite")]
+    #[serde(skip)]
+    pub resume: Option<Option<PathBuf>>,
+    /// Begin again in a directory with a run that is not at its end
+    #[arg(long)]
+    #[serde(skip)]
+    pub overwrite: bool,
+    /// Start a new run from this adapter's weights: a directory of PEFT or mlx-lm, or a file of tensors in one
+    #[arg(long, value_name = "PATH")]
     pub resume_adapter_file: Option<PathBuf>,
     /// Where the adapter, its checkpoints and the report go [default: adapters]
     #[arg(long, value_name = "DIR")]
     pub adapter_path: Option<PathBuf>,
-    /// Steps between two checkpoints [default: 100]
+    /// Steps between two checkpoints; 0 for none [default: 100]
     #[arg(long, value_name = "N")]
     pub save_every: Option<usize>,
+    /// Keep the newest K checkpoints [default: all adapters; of the newest two, what --resume needs]
+    #[arg(long, value_name = "K", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub save_total_limit: Option<usize>,
+    /// Pack rows into sequences of --max-seq-length; they do not see each other
+    #[arg(long)]
+    pub pack: bool,
+    /// What happens when a loss is not finite; weights never see one [default: stop]
+    #[arg(long, value_enum)]
+    pub on_nan: Option<NanPolicy>,
+    /// Start though the memory plan is larger than what is available
+    #[arg(long)]
+    pub ignore_memory_plan: bool,
     /// Rows are cut to this many tokens [default: 2048]
     #[arg(long, value_name = "N")]
     pub max_seq_length: Option<usize>,
@@ -185,6 +241,16 @@ pub struct Args {
     /// End with one JSON object on stdout, and nothing else there
     #[arg(long)]
     pub json: bool,
+
+    /// As in mlx_lm.lora, where it names a service; none is written to
+    #[arg(long, hide = true)]
+    report_to: Option<String>,
+    /// As in mlx_lm.lora: of --report-to
+    #[arg(long, hide = true)]
+    project_name: Option<String>,
+    /// As in mlx_lm.lora: of the GPU's buffers
+    #[arg(long, hide = true)]
+    clear_cache_threshold: Option<u64>,
 
     #[arg(skip)]
     lora_parameters: Option<LoraParameters>,
@@ -210,6 +276,7 @@ struct LoraParameters {
     rank: Option<usize>,
     scale: Option<f64>,
     dropout: Option<f64>,
+    modules_to_save: Option<Vec<String>>,
 }
 
 /// mlx-lm's `optimizer_config`.
@@ -227,6 +294,14 @@ macro_rules! take {
 }
 
 impl Args {
+    /// What a YAML file alone asks for, checked as far as it can be without a model.
+    pub fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let args = Args { config: Some(path.to_path_buf()), ..Args::default() }.merged()?;
+        args.lora(1)?;
+        args.schedule(args.iters.unwrap_or(1))?.at(0);
+        Ok(args)
+    }
+
     /// The flags over what the YAML file says.
     pub fn merged(mut self) -> anyhow::Result<Self> {
         let Some(path) = &self.config else { return Ok(self) };
@@ -237,10 +312,10 @@ impl Args {
             let message = text.lines().next().unwrap_or_default();
             anyhow::anyhow!("{}: {}", path.display(), message.trim_start_matches("error: "))
         })?;
-        take!(self, file: model, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
+        take!(self, file: model, revision, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
-            max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
+            save_total_limit, on_nan, report_to, project_name, clear_cache_threshold, max_seq_length, valid_fraction, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
             prompt_feature, completion_feature, chat_feature, text_feature);
         if self.scale.is_none() && self.alpha.is_none() {
             (self.scale, self.alpha) = (file.scale, file.alpha);
@@ -249,20 +324,72 @@ impl Args {
         self.from_scratch |= file.from_scratch;
         self.mask_prompt |= file.mask_prompt;
         self.grad_checkpoint |= file.grad_checkpoint;
+        self.pack |= file.pack;
+        self.ignore_memory_plan |= file.ignore_memory_plan;
         if self.sample_prompt.is_empty() {
             self.sample_prompt = file.sample_prompt;
+        }
+        if self.modules_to_save.is_empty() {
+            self.modules_to_save = file.modules_to_save;
         }
         Ok(self)
     }
 
     /// The model, which must be given.
     pub fn model(&self) -> anyhow::Result<&str> {
-        self.model.as_deref().context("--model: wants a model directory, got none")
+        self.model.as_deref().context("--model: wants a model directory or org/name, got none")
     }
 
     /// The data, which must be given.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().context("--data: wants a directory or a JSONL file, got none")
+    }
+
+    /// What mlx_lm.lora's options mean here that have no meaning here.
+    pub fn note_unused(&self) -> anyhow::Result<()> {
+        if let Some(service) = self.report_to.as_deref().filter(|to| !["", "none"].contains(to)) {
+            bail!(
+                "report_to: wants none, got {service}: a run writes to no service; metrics.jsonl and report.html in \
+                 --adapter-path hold its curves"
+            );
+        }
+        if self.project_name.as_deref().is_some_and(|name| !name.is_empty()) {
+            note("project_name belongs to report_to, and is not used");
+        }
+        if self.clear_cache_threshold.is_some_and(|bytes| bytes > 0) {
+            note("clear_cache_threshold is for a GPU's buffers, and is not used");
+        }
+        Ok(())
+    }
+
+    /// Where the run writes, and how it begins there.
+    pub fn start(&self, usual: PathBuf) -> anyhow::Result<(PathBuf, Start)> {
+        let output = self.adapter_path.clone().unwrap_or(usual);
+        let Some(dir) = &self.resume else {
+            return Ok((output, if self.overwrite { Start::Overwrite } else { Start::New }));
+        };
+        let Some(dir) = dir else { return Ok((output, Start::Resume)) };
+        let got = if dir.exists() { "a file" } else { "no such directory" };
+        ensure!(
+            dir.is_dir(),
+            "--resume: wants a run's directory or a checkpoint in one, got {}: {got}",
+            dir.display()
+        );
+        let is_checkpoint =
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
+        let (of, start) = match (is_checkpoint, dir.parent()) {
+            (true, Some(parent)) => (parent.to_path_buf(), Start::ResumeFrom(dir.clone())),
+            _ => (dir.clone(), Start::Resume),
+        };
+        let of = if of.as_os_str().is_empty() { PathBuf::from(".") } else { of };
+        let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
+        ensure!(
+            self.adapter_path.is_none() || same(&output, &of),
+            "--resume: wants a checkpoint of --adapter-path {}, got {}",
+            output.display(),
+            dir.display()
+        );
+        Ok((of, start))
     }
 
     /// The LoRA, for a model of `layers` layers whose modules are `modules`.
@@ -296,8 +423,38 @@ impl Args {
             lora_dropout: dropout,
             target_modules,
             layers_to_transform: (last < layers).then(|| (layers - last..layers).collect()),
+            use_dora: self.fine_tune_type == Some(FineTuneType::Dora),
+            modules_to_save: self.modules_to_save(),
             ..PeftConfig::default()
         })
+    }
+
+    /// The modules that are trained whole beside the adapters.
+    pub fn modules_to_save(&self) -> Vec<String> {
+        match &self.lora_parameters {
+            Some(LoraParameters { modules_to_save: Some(names), .. }) if self.modules_to_save.is_empty() => {
+                names.clone()
+            }
+            _ => self.modules_to_save.clone(),
+        }
+    }
+
+    /// Checks that an adapter that is trained on is of the kind that is asked for.
+    pub fn check_resumed(&self, adapter: &PeftConfig) -> anyhow::Result<()> {
+        let kind = if adapter.use_dora { FineTuneType::Dora } else { FineTuneType::Lora };
+        if let Some(wanted) = self.fine_tune_type.filter(|wanted| *wanted != kind) {
+            bail!("--resume-adapter-file: wants a {} adapter, got {}", wanted.name(), kind.name());
+        }
+        let (mut wanted, mut saved) = (self.modules_to_save(), adapter.modules_to_save.clone());
+        wanted.sort();
+        saved.sort();
+        ensure!(
+            wanted.is_empty() || wanted == saved,
+            "--resume-adapter-file: wants an adapter that saves {}, got {}",
+            wanted.join(", "),
+            if saved.is_empty() { "none that saves a module".to_string() } else { saved.join(", ") }
+        );
+        Ok(())
     }
 
     /// The learning rate by step.

@@ -11,16 +11,23 @@ use super::terminal::{self, Lines, program, quoted};
 use crate::models::{Config, Model};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::data::{self, ModelEncoder, Row};
+use crate::train::fingerprint::fingerprint;
+use crate::train::memory;
 use crate::train::metrics;
 use crate::train::report::Sample;
-use crate::train::trainer::{Outcome, TrainOptions, evaluate};
+use crate::train::resume;
+use crate::train::run_dir::RunDir;
+use crate::train::trainer::{OnNan, Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
-use args::FineTuneType;
+use args::{FineTuneType, NanPolicy};
 use candle_core::{DType, Device};
 use std::path::Path;
 
 /// Tokens of a sample in the report.
 const SAMPLE_TOKENS: usize = 48;
+
+/// Steps in a row that are not finite, with which --on-nan skip ends.
+const SKIPPED_IN_A_ROW: usize = 10;
 
 /// What a run ends with, for `--json`.
 #[derive(serde::Serialize)]
@@ -32,6 +39,7 @@ struct Finished {
     adapter: String,
     report: String,
     steps: usize,
+    skipped: usize,
     interrupted: bool,
     seconds: f64,
 }
@@ -39,18 +47,47 @@ struct Finished {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let args = args.merged()?;
-    let finished = go(&args, &prepare(&args)?)?;
+    let run = prepare(&args)?;
+    let finished = go(&args, &run).map_err(|error| if_full(error, &run))?;
     if args.json { terminal::json(&finished) } else { Ok(()) }
+}
+
+/// Adds what to do to the message that a disk is full.
+fn if_full(error: anyhow::Error, run: &FineTune) -> anyhow::Error {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.downcast_ref() {
+        Some(crate::Error::Io { source, .. })
+            if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull) =>
+        {
+            let next = match resume::checkpoints(&run.options.output) {
+                Ok(all) if !all.is_empty() => "what was saved before is whole: make room, then add --resume",
+                _ => "make room, or write elsewhere with --adapter-path",
+            };
+            anyhow::anyhow!("{error}; {next}")
+        }
+        _ => error,
+    }
 }
 
 /// Reads the data and the model, and says what is wrong with them.
 fn prepare(args: &Args) -> anyhow::Result<FineTune> {
-    let dir = source::model(args.model()?)?;
-    let full = args.fine_tune_type.unwrap_or_default() == FineTuneType::Full;
-    ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got lora");
+    let dir = source::model(args.model()?, args.revision.as_deref())?;
+    let kind = args.fine_tune_type.unwrap_or_default();
+    let full = kind == FineTuneType::Full;
+    ensure!(full || !args.from_scratch, "--from-scratch: wants --fine-tune-type full, got {}", kind.name());
+    ensure!(
+        !full || args.modules_to_save().is_empty(),
+        "--modules-to-save: wants --fine-tune-type lora or dora, got full, which trains every module"
+    );
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
+    args.note_unused()?;
     let config = Config::open(&dir)?;
+    let usual = TrainOptions::default();
+    let (output, start) = args.start(usual.output.clone())?;
+    // What cannot be written is better known before the training than after it.
+    let run_dir = RunDir::open(&output, &start)?;
+    run_dir.notes().iter().for_each(terminal::note);
     let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
     let seed = args.seed.unwrap_or(0);
     let encoder = ModelEncoder::new(&tokenizer, template.as_ref());
@@ -69,6 +106,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
 
     let stored = config.dtype;
     let dtype = args.dtype.unwrap_or_default().dtype(stored);
+    if !args.ignore_memory_plan {
+        weights_must_fit(&config, if full { DType::F32 } else { dtype })?;
+    }
     let mut model = match args.from_scratch {
         true => Model::init(&config, dtype, &Device::Cpu, seed)?,
         false => Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?,
@@ -85,9 +125,8 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                     model.add_lora(&lora, seed)?;
                 }
                 Some(path) => {
-                    // mlx-lm names the file, PEFT the directory.
-                    let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-                    let adapter = source::adapter(dir)?;
+                    let adapter = source::adapter(path, Some(&model))?;
+                    args.check_resumed(&adapter.config)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;
                 }
@@ -95,7 +134,6 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
             Checkpoint::Lora(lora)
         }
     };
-    let usual = TrainOptions::default();
     let options = TrainOptions {
         iters,
         batch_size: args.batch_size.unwrap_or(usual.batch_size),
@@ -107,13 +145,35 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         steps_per_eval: args.steps_per_eval.unwrap_or(usual.steps_per_eval),
         val_batches: args::batches(args.val_batches, usual.val_batches, "--val-batches")?,
         save_every: args.save_every.unwrap_or(usual.save_every),
+        save_total_limit: args.save_total_limit,
+        pack: args.pack,
+        on_nan: match args.on_nan.unwrap_or_default() {
+            NanPolicy::Stop => OnNan::Stop,
+            NanPolicy::Skip => OnNan::Skip(SKIPPED_IN_A_ROW),
+        },
         grad_checkpoint: args.grad_checkpoint,
         seed,
-        output: args.adapter_path.clone().unwrap_or(usual.output),
+        output,
+        start,
     };
-    // What cannot be written is better known before the training than after it.
-    std::fs::create_dir_all(&options.output).map_err(crate::Error::io(&options.output))?;
-    Ok(FineTune { dir, model, tokenizer, template, splits, checkpoint, options })
+    let made_of = fingerprint(&model, &splits.train, &splits.valid, &checkpoint, &options)?;
+    run_dir.check(&made_of, iters)?;
+    Ok(FineTune { dir, run_dir, model, tokenizer, template, splits, checkpoint, options })
+}
+
+/// Refuses a model that leaves no memory before it takes it.
+fn weights_must_fit(config: &Config, dtype: DType) -> anyhow::Result<()> {
+    let weights = (config.parameter_count() * dtype.size_in_bytes()) as u64;
+    let available = memory::available().unwrap_or(u64::MAX);
+    ensure!(
+        weights <= available,
+        "memory plan: wants {:.3} GB for the weights in {dtype:?}, got {:.3} GB available; a smaller model may fit{}; \
+         --ignore-memory-plan tries it all the same",
+        weights as f64 / 1e9,
+        available as f64 / 1e9,
+        if dtype == DType::F32 { ", or a LoRA with --dtype bf16" } else { "" },
+    );
+    Ok(())
 }
 
 fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
@@ -121,7 +181,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     let (total, trained) = run.parameters();
     lines.say(format!(
         "Model {}: {}, {:.3} M parameters, {:.3} M trained ({:.3} %), {:?}",
-        run.dir.path.display(),
+        run.dir.name(),
         run.model.config.model_type,
         total as f64 / 1e6,
         trained as f64 / 1e6,
@@ -132,7 +192,13 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     if !run.splits.valid.is_empty() {
         lines.say(format!("Valid: {}", run.splits.valid.summary));
     }
+    if let Some(packing) = run.packing()? {
+        lines.say(packing);
+    }
     lines.say(format!("Memory plan: {}", run.memory_plan()));
+    if !args.ignore_memory_plan {
+        run.must_fit()?;
+    }
 
     let prompts = prompts(args, run)?;
     let before = run.answers(&prompts, SAMPLE_TOKENS)?;
@@ -147,8 +213,9 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     run.report(&report, &args.data()?.display().to_string(), &outcome, &samples, test_loss)?;
     lines.say(format!("Report {}", report.display()));
     lines.say(match outcome.interrupted {
+        true if outcome.steps == 0 => "Stopped before step 1: nothing was saved.".to_string(),
         true => format!("Stopped after step {}. {}", outcome.steps, go_on(run)),
-        false => format!("Next: {}", next(run)),
+        false => format!("Next: {}", next(args, run)?),
     });
     Ok(Finished {
         valid_loss_before: outcome.valid_before,
@@ -158,6 +225,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
         adapter: output.display().to_string(),
         report: report.display().to_string(),
         steps: outcome.steps,
+        skipped: outcome.skipped,
         interrupted: outcome.interrupted,
         seconds: outcome.seconds,
     })
@@ -165,21 +233,25 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
 
 /// How to go on after a stop.
 fn go_on(run: &FineTune) -> String {
-    let output = quoted(&run.options.output);
-    match run.checkpoint {
-        Checkpoint::Lora(_) => format!("To go on from there, add: --resume-adapter-file {output}"),
-        Checkpoint::Full { .. } => format!("To go on from there, train with: --model {output}"),
+    match run.options.save_every {
+        0 => "No checkpoint was kept to go on from (--save-every 0).".to_string(),
+        _ => "To go on exactly from there, add to the same command: --resume".to_string(),
     }
 }
 
 /// The command a user would type next.
-fn next(run: &FineTune) -> String {
+fn next(args: &Args, run: &FineTune) -> anyhow::Result<String> {
     let output = quoted(&run.options.output);
+    let revision =
+        args.revision.as_ref().map(|revision| format!(" --revision {}", quoted(Path::new(revision))));
     let model = match run.checkpoint {
-        Checkpoint::Lora(_) => format!("{} --adapter {output}", quoted(&run.dir.path)),
+        Checkpoint::Lora(_) => {
+            let model = quoted(Path::new(args.model()?));
+            format!("{model}{} --adapter {output}", revision.unwrap_or_default())
+        }
         Checkpoint::Full { .. } => output,
     };
-    format!("{} generate --model {model} --prompt \"...\"", program())
+    Ok(format!("{} generate --model {model} --prompt \"...\"", program()))
 }
 
 /// What is answered before and after for the report: what was asked for, or the beginnings of held-out rows.

@@ -17,15 +17,21 @@ fn embedded(dtype: DType) -> (Model, Tokenizer) {
 
 /// The embedded model, bent by a LoRA of small random numbers: it often agrees, and often does not.
 fn bent(seed: u64, by: f32) -> Model {
+    bent_as(seed, by, false)
+}
+
+fn bent_as(seed: u64, by: f32, use_dora: bool) -> Model {
     let (mut model, _) = embedded(DType::F32);
     let lora = PeftConfig {
         r: 4,
         lora_alpha: 4.0,
+        use_dora,
         target_modules: TargetModules::AllLinear,
         ..PeftConfig::default()
     };
     model.add_lora(&lora, seed).unwrap();
-    for (_, a, b) in model.lora_tensors() {
+    for (_, lora) in model.loras() {
+        let (a, b) = (&lora.a, &lora.b);
         let noise =
             Tensor::cat(&vec![a.flatten_all().unwrap(); b.elem_count().div_ceil(a.elem_count())], 0).unwrap();
         let noise = noise.narrow(0, 0, b.elem_count()).unwrap().reshape(b.dims()).unwrap();
@@ -58,7 +64,7 @@ fn prompts(tokenizer: &Tokenizer) -> Vec<Vec<u32>> {
 fn a_few_tokens_at_once_are_one_after_the_other_to_the_bit() {
     let (_, tokenizer) = embedded(DType::F32);
     let tokens = &prompts(&tokenizer)[2];
-    for model in [embedded(DType::F32).0, embedded(DType::BF16).0, bent(1, 8.0)] {
+    for model in [embedded(DType::F32).0, embedded(DType::BF16).0, bent(1, 8.0), bent_as(1, 8.0, true)] {
         for together in 2..=VERIFIED_TOGETHER {
             let (mut one, mut some) = (PromptCache::new(), PromptCache::new());
             for part in tokens.chunks(together) {

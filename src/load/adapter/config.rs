@@ -32,6 +32,10 @@ pub struct PeftConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// Alphas by pattern; the first that matches counts.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Whether each update has a magnitude: DoRA.
+    pub use_dora: bool,
+    /// The ends of the paths of modules that were trained whole.
+    pub modules_to_save: Vec<String>,
 }
 
 /// A choice of modules.
@@ -59,6 +63,8 @@ impl Default for PeftConfig {
             layers_pattern: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            use_dora: false,
+            modules_to_save: Vec::new(),
         }
     }
 }
@@ -89,11 +95,7 @@ impl TargetModules {
 
     fn to_json(&self) -> Value {
         match self {
-            TargetModules::Names(names) => {
-                let mut names = names.clone();
-                names.sort();
-                json!(names)
-            }
+            TargetModules::Names(names) => json!(sorted(names)),
             TargetModules::Regex(pattern) => json!(pattern),
             TargetModules::AllLinear => json!("all-linear"),
         }
@@ -108,7 +110,7 @@ impl PeftConfig {
         {
             return Ok(false);
         }
-        if !self.target_modules.matches(module)? {
+        if self.saves(module) || !self.target_modules.matches(module)? {
             return Ok(false);
         }
         match &self.layers_to_transform {
@@ -130,6 +132,17 @@ impl PeftConfig {
         let alpha = first_match("alpha_pattern", &self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
         let rank = self.rank(module)? as f64;
         Ok(alpha / if self.use_rslora { rank.sqrt() } else { rank })
+    }
+
+    /// Whether a module of this path is trained whole, or is a part of one that is, as PEFT decides it.
+    pub fn saves(&self, module: &str) -> bool {
+        self.modules_to_save.iter().any(|name| is_saved(name, module))
+    }
+
+    /// The names of `modules_to_save` that mean none of these modules.
+    pub(crate) fn unknown_saved<'a>(&self, modules: impl Iterator<Item = &'a str> + Clone) -> Vec<&str> {
+        let unknown = |name: &&String| !modules.clone().any(|module| is_saved(name, module));
+        self.modules_to_save.iter().filter(unknown).map(String::as_str).collect()
     }
 
     fn is_exact(&self, module: &str) -> bool {
@@ -179,6 +192,8 @@ impl PeftConfig {
                 .unwrap_or_default(),
             rank_pattern: fields.patterns("rank_pattern", "ranks above 0", positive)?,
             alpha_pattern: fields.patterns("alpha_pattern", "numbers", Value::as_f64)?,
+            use_dora: fields.get("use_dora", "true or false", Value::as_bool)?.unwrap_or(false),
+            modules_to_save: fields.get("modules_to_save", "module names", names_of)?.unwrap_or_default(),
         };
         // A broken pattern is found here rather than at the first module.
         config.scale("model")?;
@@ -208,23 +223,30 @@ impl PeftConfig {
             "lora_dropout": self.lora_dropout,
             "megatron_config": null,
             "megatron_core": "megatron.core",
-            "modules_to_save": null,
+            "modules_to_save": (!self.modules_to_save.is_empty()).then(|| sorted(&self.modules_to_save)),
             "peft_type": "LORA",
             "r": self.r,
             "rank_pattern": object(self.rank_pattern.iter().map(|(k, v)| (k, json!(v))).collect()),
             "revision": null,
             "target_modules": self.target_modules.to_json(),
             "task_type": "CAUSAL_LM",
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
         });
         if let (None, Some(keys)) = (&self.exclude_modules, keys.as_object_mut()) {
             // PEFT before 0.14 does not know the key, and refuses what it does not know.
             keys.remove("exclude_modules");
         }
-        let sorted: BTreeMap<&String, &Value> = keys.as_object().into_iter().flatten().collect();
-        serde_json::to_string_pretty(&sorted).expect("strings and numbers are JSON")
+        let keys: BTreeMap<&String, &Value> = keys.as_object().into_iter().flatten().collect();
+        serde_json::to_string_pretty(&keys).expect("strings and numbers are JSON")
     }
+}
+
+/// PEFT writes sets, in any order; sorted, equal choices are equal files.
+fn sorted(names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    names.sort();
+    names
 }
 
 /// The keys that need no support, whatever their value.
@@ -249,17 +271,19 @@ const READ: &[&str] = &[
     "layers_to_transform",
     "lora_alpha",
     "lora_dropout",
+    "modules_to_save",
     "peft_type",
     "r",
     "rank_pattern",
     "target_modules",
     "task_type",
+    "use_dora",
     "use_rslora",
 ];
 
-struct Fields<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
+pub(super) struct Fields<'a> {
+    pub path: &'a Path,
+    pub map: &'a Map<String, Value>,
 }
 
 impl Fields<'_> {
@@ -298,7 +322,7 @@ impl Fields<'_> {
         Ok(())
     }
 
-    fn get<T>(&self, key: &str, wants: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+    pub fn get<T>(&self, key: &str, wants: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match read(value) {
@@ -315,7 +339,7 @@ impl Fields<'_> {
         Ok(self.get(key, &format!("patterns with {wants}"), all)?.unwrap_or_default())
     }
 
-    fn name(&self, key: &str) -> String {
+    pub fn name(&self, key: &str) -> String {
         format!("{}: {key}", self.path.display())
     }
 }
@@ -341,21 +365,32 @@ fn regex(key: &str, pattern: &str) -> Result<fancy_regex::Regex> {
         .map_err(|error| Error::wants(key, "a regular expression", format!("{pattern}: {error}")))
 }
 
+/// Whether a name of `modules_to_save` means a module or one that it is a part of: any path that ends in the name.
+fn is_saved(name: &str, module: &str) -> bool {
+    let ancestors = module.match_indices('.').map(|(at, _)| &module[..at]);
+    ancestors.chain([module]).any(|path| path.ends_with(name))
+}
+
 /// An integer where the value is one: PEFT's alpha is an `int`.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
-fn positive(value: &Value) -> Option<usize> {
+pub(super) fn positive(value: &Value) -> Option<usize> {
     value.as_u64().filter(|&value| value > 0 && value <= u32::MAX.into()).map(|value| value as usize)
 }
 
-fn probability(value: &Value) -> Option<f64> {
+pub(super) fn probability(value: &Value) -> Option<f64> {
     value.as_f64().filter(|value| (0.0..1.0).contains(value))
 }
 
-fn strings(value: &Value) -> Option<Vec<String>> {
+pub(super) fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| Some(item.as_str()?.to_string())).collect()
+}
+
+/// Names, of which none is empty: an empty one would mean every module.
+fn names_of(value: &Value) -> Option<Vec<String>> {
+    strings(value).filter(|names| names.iter().all(|name| !name.is_empty()))
 }
 
 fn one_or_more(value: &Value) -> Option<Vec<String>> {

@@ -18,32 +18,64 @@ fn parse(change: Value) -> Result<PeftConfig> {
 
 #[test]
 fn what_peft_wrote_is_read_and_written_back_the_same() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama/adapter");
-    let adapter = read(&fixture).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let adapter = read(&fixtures.join("models/llama/adapter")).unwrap();
     assert_eq!((adapter.config.r, adapter.config.scale("model.layers.0.mlp.up_proj").unwrap()), (4, 2.0));
     assert!(adapter.tensors.contains_key("model.layers.0.self_attn.q_proj"));
 
     let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("new/adapter");
-    write(&out, &adapter.config, &adapter.tensors).unwrap();
-    // The safetensors crate is PEFT's writer too: the same tensors give the same bytes.
-    let bytes = |dir: &Path| std::fs::read(dir.join(TENSORS)).unwrap();
-    assert!(bytes(&out) == bytes(&fixture));
-    let keys = |dir: &Path| -> BTreeMap<String, Value> { json::read(&dir.join(CONFIG), "JSON").unwrap() };
-    let (ours, theirs) = (keys(&out), keys(&fixture));
-    for (key, value) in &ours {
-        assert_eq!(Some(value), theirs.get(key), "{key}");
+    for name in ["models/llama/adapter", "peft/patterns", "peft/dora", "peft/dora_saved", "peft/tied"] {
+        let (fixture, out) = (fixtures.join(name), dir.path().join("new").join(name));
+        let adapter = read(&fixture).unwrap();
+        write(&out, &adapter).unwrap();
+        // The safetensors crate is PEFT's writer too: the same tensors give the same bytes.
+        let bytes = |dir: &Path| std::fs::read(dir.join(TENSORS)).unwrap();
+        assert!(bytes(&out) == bytes(&fixture), "{name}");
+        let keys = |dir: &Path| -> BTreeMap<String, Value> { json::read(&dir.join(CONFIG), "JSON").unwrap() };
+        let (ours, theirs) = (keys(&out), keys(&fixture));
+        for (key, value) in &ours {
+            assert_eq!(Some(value), theirs.get(key), "{name}: {key}");
+        }
+        let text = std::fs::read_to_string(out.join(CONFIG)).unwrap();
+        let keys: Vec<&str> = text.lines().filter(|line| line.starts_with("  \"")).collect();
+        assert!(text.starts_with("{\n  \"alpha_pattern\": {") && keys.is_sorted(), "{text}");
+        assert_eq!(read(&out).unwrap().config, adapter.config);
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no temporary files stay");
     }
-    let text = std::fs::read_to_string(out.join(CONFIG)).unwrap();
-    assert!(text.starts_with("{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n"), "{text}");
-    assert_eq!(read(&out).unwrap().config, adapter.config);
-    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no temporary files stay");
+}
+
+/// Some writers leave the adapter's name and PEFT's wrappers in the names.
+#[test]
+fn names_with_the_adapters_name_in_them_are_read_as_those_without() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft/dora_saved");
+    let plain = read(&fixture).unwrap();
+    let tensors = candle_core::safetensors::load(fixture.join(TENSORS), &Device::Cpu).unwrap();
+    for (saved, vector) in
+        [("", ".default"), (".modules_to_save.default", ".default.weight"), (".modules_to_save", ".weight")]
+    {
+        let named = tensors.iter().map(|(name, tensor)| {
+            let (module, end) = name.rsplit_once('.').unwrap();
+            let name = match end {
+                "lora_magnitude_vector" => format!("{name}{vector}"),
+                _ if module.contains(".lora_") => format!("{module}.default.{end}"),
+                _ => format!("{module}{saved}.{end}"),
+            };
+            (name, tensor.clone())
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(fixture.join(CONFIG), dir.path().join(CONFIG)).unwrap();
+        safetensors::save(&dir.path().join(TENSORS), named, &[]).unwrap();
+        let adapter = read(dir.path()).unwrap();
+        assert!(adapter.tensors.keys().eq(plain.tensors.keys()), "{saved}");
+        assert!(adapter.tensors.values().all(|pair| pair.magnitude.is_some()));
+        assert!(adapter.saved.keys().eq(plain.saved.keys()), "{saved}");
+    }
 }
 
 #[test]
 fn peft_chose_the_modules_and_ranks_that_its_configuration_gives() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    for name in ["rslora", "patterns", "regex", "layers"] {
+    for name in ["rslora", "patterns", "regex", "layers", "dora", "modules_to_save"] {
         // Reading compares the rank of every tensor with what the configuration says of its module.
         let adapter = read(&fixtures.join("peft").join(name)).unwrap();
         let base = adapter.config.base_model_name_or_path.as_deref().unwrap();
@@ -53,10 +85,6 @@ fn peft_chose_the_modules_and_ranks_that_its_configuration_gives() {
         let chosen: Vec<&String> =
             linear.iter().filter(|name| adapter.config.targets(name).unwrap()).collect();
         assert_eq!(chosen, adapter.tensors.keys().collect::<Vec<_>>(), "{name}");
-    }
-    for (name, key) in [("dora", "use_dora"), ("modules_to_save", "modules_to_save")] {
-        let error = read(&fixtures.join("peft").join(name)).unwrap_err().to_string();
-        assert!(error.contains(key), "{error}");
     }
 }
 
@@ -93,9 +121,10 @@ fn modules_are_chosen_by_suffix_expression_and_layer() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     for (key, value) in [
-        ("use_dora", json!(true)),
+        ("use_dora", json!("yes")),
         ("bias", json!("all")),
-        ("modules_to_save", json!(["lm_head"])),
+        ("modules_to_save", json!("lm_head")),
+        ("ensure_weight_tying", json!(true)),
         ("fan_in_fan_out", json!(true)),
         ("lora_bias", json!(true)),
         ("target_parameters", json!(["mlp.experts"])),
@@ -125,8 +154,11 @@ fn what_is_not_supported_is_refused_by_name() {
 fn bad_tensors_are_all_in_one_error() {
     let dir = tempfile::tempdir().unwrap();
     let config = parse(json!({})).unwrap();
-    let tensors = BTreeMap::from([("model.x".to_string(), pair(4, 6, 5))]);
-    write(dir.path(), &config, &tensors).unwrap();
+    let adapter = |config: &PeftConfig, pair: LoraPair| {
+        let tensors = BTreeMap::from([("model.x".to_string(), pair)]);
+        Adapter { config: config.clone(), tensors, saved: BTreeMap::new() }
+    };
+    write(dir.path(), &adapter(&config, pair(4, 6, 5))).unwrap();
     let p = |name: &str| format!("base_model.model.model.{name}");
     let zeros = |r, c| Tensor::zeros((r, c), DType::F32, &Device::Cpu).unwrap();
     let names = [
@@ -142,9 +174,9 @@ fn bad_tensors_are_all_in_one_error() {
     let error = read(dir.path()).unwrap_err().to_string();
     for problem in [
         "4 tensor problem(s)",
-        "model.a: wants lora_A and lora_B, got lora_A without lora_B",
+        "model.a: wants lora_A and lora_B, got lora_A\n",
         "model.c: wants A (4, in) and B (out, 4), got [3, 6] and [5, 4]",
-        "model.d.lora_magnitude_vector: wants",
+        "model.d: wants lora_A and lora_B, got lora_magnitude_vector",
         "other.lora_A.weight: wants",
     ] {
         assert!(error.contains(problem), "{problem} not in {error}");
@@ -152,9 +184,9 @@ fn bad_tensors_are_all_in_one_error() {
     safetensors::save(&dir.path().join(TENSORS), names[1..3].to_vec(), &[]).unwrap();
     assert!(read(dir.path()).unwrap().tensors.contains_key("model.b"), "the name `default` is accepted");
 
-    let wrong = BTreeMap::from([("model.x".to_string(), pair(3, 6, 5))]);
-    assert!(write(dir.path(), &config, &wrong).unwrap_err().to_string().contains("wants A (4, in)"));
+    let error = write(dir.path(), &adapter(&config, pair(3, 6, 5))).unwrap_err().to_string();
+    assert!(error.contains("wants A (4, in)"), "{error}");
     std::fs::remove_file(dir.path().join(TENSORS)).unwrap();
     std::fs::write(dir.path().join("adapters.safetensors"), "").unwrap();
-    assert!(read(dir.path()).unwrap_err().to_string().contains("an mlx-lm adapter"));
+    assert!(read(dir.path()).unwrap_err().to_string().contains("got only adapters.safetensors"));
 }

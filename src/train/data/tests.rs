@@ -331,3 +331,52 @@ fn vendors_templates_train_the_answers_and_what_ends_them() {
         Dataset::parse(Path::new("d"), &one_line(TWO_TURNS), &Options::default(), &encoder).unwrap_err();
     assert!(error.to_string().contains("d:1: wants a row that the tokenizer and the chat template accept"));
 }
+
+#[test]
+fn packed_an_epoch_shows_every_row_once_in_fewer_sequences() {
+    let toy = Toy::new(Template::Plain);
+    let data = parse(
+        &toy,
+        &(1..=50)
+            .map(|n| format!(r#"{{"text": "{}"}}"#, vec!["word"; n].join(" ")))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        &Options { max_seq_length: 64, ..Options::default() },
+    )
+    .unwrap();
+    let mut batches = data.packed(4, 7).unwrap();
+    let (plain, apart) = (data.batches(4, 7).unwrap().positions(), data.in_order(1));
+    assert!(batches.sequences() < 30 && batches.positions().0 < plain.0);
+    let mut seen = Vec::new();
+    for batch in batches.clone().take(batches.per_epoch()) {
+        let documents = batch.documents.as_ref().unwrap();
+        let mut rows = batch.rows.iter();
+        for (b, &length) in batch.lengths.iter().enumerate() {
+            assert!(length <= 64 && batch.seq_len <= 64);
+            let firsts = &documents[b * batch.seq_len..][..batch.seq_len];
+            let mut at = 0;
+            while at < length {
+                let row = &data.rows[*rows.next().unwrap()];
+                let alone = apart.clone().find(|one| one.rows[0] == row.line - 1).unwrap();
+                let (here, len) = (b * batch.seq_len + at, row.positions());
+                assert_eq!(batch.input_ids[here..here + len], alone.input_ids[..len]);
+                assert_eq!(batch.targets[here..here + len], alone.targets[..len]);
+                assert!(firsts[at..at + len].iter().all(|&first| first as usize == at));
+                at += len;
+            }
+            assert!((length..batch.seq_len).all(|t| firsts[t] as usize == t));
+        }
+        assert_eq!(batch.target_tokens, batch.targets.iter().filter(|&&t| t != IGNORED).count());
+        seen.extend(batch.rows);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..50).collect::<Vec<_>>());
+
+    // Epochs differ in how many batches they have; a saved place is looked for in its own.
+    for _ in 0..300 {
+        let cursor = batches.cursor();
+        let mut other = data.packed(4, 7).unwrap();
+        other.seek(cursor).unwrap();
+        assert_eq!(other.next(), batches.next());
+    }
+}

@@ -147,8 +147,8 @@ fn wrong_input_is_one_clear_error() {
     let more = fixture("models/gemma3/adapter").display().to_string();
     for (flags, words) in [
         ("--model nowhere --prompt x", vec!["nowhere: wants a model directory"]),
-        ("--model model --prompt x --adapter nowhere", vec!["nowhere: wants a PEFT adapter directory"]),
-        ("--model model --prompt x --adapter model", vec!["model: wants adapter_model.safetensors"]),
+        ("--model model --prompt x --adapter nowhere", vec!["nowhere: wants an adapter directory"]),
+        ("--model model --prompt x --adapter model", vec!["model: wants adapter_config.json with"]),
         ("--model model --prompt x --temp=-1", vec!["temperature: wants 0"]),
         ("--model model --prompt x --top-p 1.5", vec!["top_p: wants a number from 0 to 1"]),
         ("--model model --prompt x --max-tokens 0", vec!["max_tokens: wants at least 1"]),

@@ -122,6 +122,45 @@ fn from_scratch_needs_no_weights() {
 }
 
 #[test]
+fn dora_and_saved_modules_are_trained_written_resumed_and_run() {
+    let place = Place::new();
+    // Its head is tied to its embedding, and comes apart from it.
+    place.model("qwen2").write("data.jsonl", rows("text"));
+    let yaml = "fine_tune_type: dora\nlora_parameters:\n  rank: 2\n  dropout: 0.1\n  modules_to_save: [lm_head, norm]\n";
+    place.write("dora.yaml", yaml);
+    let train = "train -c dora.yaml --model model --data data.jsonl --iters 3 --learning-rate 1e-2";
+    let text = place.run(&format!("{train} --adapter-path out")).ok().stdout;
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(place.path("out/adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["use_dora"], &config["r"]), (&true.into(), &2.into()), "{config}");
+    assert_eq!(config["modules_to_save"], serde_json::json!(["lm_head", "norm"]));
+    let losses = |dir: &str| -> Vec<f64> {
+        let metrics = jsonl(&place.path(dir).join("metrics.jsonl"));
+        metrics.iter().filter_map(|m| m.get("valid_loss")?.as_f64()).collect()
+    };
+    let first = losses("out");
+    assert!(first[1] < first[0], "{first:?} {text}");
+
+    place.run(&format!("{train} --resume-adapter-file out --adapter-path more")).ok();
+    let more = losses("more");
+    assert!((more[0] - first[1]).abs() < 1e-4 && more[1] < more[0], "{first:?} {more:?}");
+
+    let ask = "generate --model model --prompt hello --max-tokens 8 --ignore-chat-template --json";
+    let tokens = |extra: &str| place.run(&format!("{ask} {extra}")).ok().json()["tokens"].clone();
+    assert_ne!(tokens(""), tokens("--adapter more"));
+
+    for (flags, words) in [
+        ("--modules-to-save score", "modules_to_save: wants modules of the model (down_proj, embed_tokens,"),
+        ("--fine-tune-type full", "--modules-to-save: wants --fine-tune-type lora or dora, got full"),
+        ("--fine-tune-type lora --resume-adapter-file out", "wants a lora adapter, got dora"),
+        ("--modules-to-save norm --resume-adapter-file out", "saves norm, got lm_head, norm"),
+    ] {
+        let error = place.run(&format!("{train} --adapter-path no {flags}")).error();
+        assert!(error.contains(words), "{flags}: {error}");
+    }
+}
+
+#[test]
 fn wrong_input_is_one_clear_error() {
     let place = Place::new();
     place.model("llama").write("data/train.jsonl", rows("text"));
@@ -131,7 +170,7 @@ fn wrong_input_is_one_clear_error() {
     let flags = "--iters 1 --adapter-path out";
     for (line, words) in [
         ("--model nowhere --data data", vec!["nowhere: wants a model directory", "no such directory"]),
-        ("--model org/name --data data", vec!["org/name", "hf download org/name"]),
+        ("--model org/name --data data", vec!["org/name: no such directory", "HF_HUB_OFFLINE is set"]),
         ("--model model --data nowhere", vec!["nowhere: wants a JSONL file"]),
         ("--model model --data bad", vec!["bad/train.jsonl:2: wants"]),
         ("--model model --data mixed", vec!["mixed/train.jsonl:2: wants"]),
