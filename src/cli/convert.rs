@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
   metal-candle convert --adapter ./adapters --to mlx --out ./adapters-mlx
   metal-candle convert --adapter ./from-mlx-lm --to peft --out ./adapters-peft --model ./Qwen3-0.6B
 
-What was written is read again and compared: tensor by tensor, and with --model by the model's logits.
-What the other form has no word for is refused: rank and alpha patterns and modules_to_save, for mlx-lm.")]
+What was written is read again and compared, with --model by the model's logits, too.
+Refused is what mlx-lm has no word for: rank and alpha patterns, modules_to_save.")]
 pub struct Args {
     /// The adapter: a directory of PEFT or mlx-lm, or a file of tensors in one
     #[arg(long, alias = "adapter-path", value_name = "DIR")]

@@ -17,8 +17,9 @@ use std::path::PathBuf;
   metal-candle fuse --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3
   metal-candle fuse --model ./Qwen3-0.6B --adapter ./adapters --dtype f32
 
-Weights are merged in f32 and stored in the type they had, or in --dtype. The directory takes its name when its
-logits have been compared with those of the model with the adapter: transformers, mlx-lm and vLLM load it.")]
+Weights are merged in f32 and stored in the type they had, or in --dtype.
+The directory takes its name once its logits are those of the model with the adapter.
+It is whole: transformers, mlx-lm and vLLM load it.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -28,7 +28,7 @@ use std::path::PathBuf;
   metal-candle generate --model ./Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model Qwen/Qwen3-0.6B --prompt \"Why is the sky blue?\"
   metal-candle generate --model ./Qwen3-0.6B --adapter ./adapters --prompt \"Why?\"
-  metal-candle generate --model ./Qwen3-0.6B --adapter ./chat --adapter ./code --adapter-weights 0.7,0.3 --prompt \"Why?\"
+  metal-candle generate --model ./model --adapter ./a --adapter ./b --adapter-weights 0.7,0.3 -p Why
   cat question.txt | metal-candle generate --model ./Qwen3-0.6B --prompt - --json
   metal-candle generate --model ./Qwen3-8B --draft-model ./Qwen3-0.6B --prompt \"Count to fifty\"
   metal-candle generate --model ./Qwen3-0.6B --tools tools.json --prompt \"Weather in Rome?\" --json
