@@ -1,6 +1,6 @@
 //! What the options of a run come to: flags over the file of `--config` over defaults.
 
-use super::{Args, Optimizer, ScheduleName, Trained};
+use super::{Args, FineTuneType, LoraParameters, Optimizer, ScheduleName, Trained};
 use crate::cli::terminal::note;
 use crate::load::{PeftConfig, TargetModules};
 use crate::train::data::{Features, Mask};
