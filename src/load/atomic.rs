@@ -99,13 +99,20 @@ pub fn recover(dir: &Path) -> Result<()> {
                     false => fs::rename(&path, &original).map_err(Error::io(&path))?,
                 }
             }
-            false if name.starts_with('.') && name.ends_with(TEMPORARY) => {
+            // Of `stage`; of the safetensors crate, which has a temporary file of its own.
+            false if name.starts_with('.') && name.ends_with(TEMPORARY) || is_tempfile(&name) => {
                 fs::remove_file(&path).map_err(Error::io(&path))?
             }
             false => {}
         }
     }
     Ok(())
+}
+
+/// Whether a name is one that the `tempfile` crate makes.
+fn is_tempfile(name: &str) -> bool {
+    let random = name.strip_prefix(TEMPORARY).unwrap_or_default();
+    random.len() == 6 && random.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 const TEMPORARY: &str = ".tmp";
@@ -185,6 +192,7 @@ mod tests {
         fs::rename(&dir, place.path().join("best.old")).unwrap();
         fs::create_dir(place.path().join("best.tmp")).unwrap();
         fs::write(place.path().join(".state.json.7-1.tmp"), "half").unwrap();
+        fs::write(place.path().join(".tmpwLPLMK"), "half").unwrap();
         recover(place.path()).unwrap();
         assert_eq!(read(), "two");
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);

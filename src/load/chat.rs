@@ -238,6 +238,7 @@ fn environment(
     env.set_unknown_method_callback(methods::call);
     env.set_formatter(|out, _, value| Ok(python::str(out, value)?));
     env.add_filter("tojson", python::tojson);
+    env.add_filter("indent", python::indent);
     env.add_filter("generation", move |text: String| match marks {
         Some((open, close)) => format!("{open}{text}{close}"),
         None => text,

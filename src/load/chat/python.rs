@@ -2,8 +2,23 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, StringInput, ValueKind};
+use minijinja::{Error, ErrorKind, Value, filters};
+
+/// Jinja's `indent`, to a column that a hostile template cannot exhaust the memory with.
+pub(super) fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let width = match width {
+        Some(width) => width,
+        None => kwargs.get::<Option<usize>>("width")?.unwrap_or(4),
+    };
+    filters::indent(text, Some(width.min(1 << 10)), first, blank, kwargs)
+}
 
 /// `str(value)`, for what a template prints.
 pub(super) fn str(out: &mut impl Write, value: &Value) -> std::fmt::Result {
