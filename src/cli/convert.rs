@@ -45,7 +45,7 @@ pub struct Args {
 /// The forms of adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Form {
-    /// adapter_model.safetensors, as PEFT, transformers and vLLM read
+    /// adapter_model.safetensors, as PEFT and transformers read
     Peft,
     /// adapters.safetensors, as mlx-lm reads
     Mlx,

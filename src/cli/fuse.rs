@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 Weights are merged in f32 and stored in the type they had, or in --dtype.
 The directory takes its name once its logits are those of the model with the adapter.
-It is whole: transformers, mlx-lm and vLLM load it.")]
+It is whole: transformers and mlx-lm load it.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

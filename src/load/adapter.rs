@@ -187,7 +187,7 @@ fn collect(config: PeftConfig, weights: &Weights) -> Result<(Adapter, Vec<(Strin
 
 /// Writes an adapter in a form; `layers` is as in [`mlx::write`].
 ///
-/// Errors: as [`write`] and [`mlx::write`].
+/// Errors: as [`write()`] and [`mlx::write`].
 pub fn write_as(dir: &Path, adapter: &Adapter, format: Format, layers: Option<usize>) -> Result<()> {
     match format {
         Format::Peft => write(dir, adapter),
