@@ -20,18 +20,6 @@ pub enum Checkpoint {
     },
 }
 
-/// The files beside the weights that make a model directory whole.
-const COMPANIONS: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
 impl Checkpoint {
     /// Writes the checkpoint into `dir`, in place of one that is there; a file is whole or is the old one.
     ///
@@ -49,9 +37,9 @@ impl Checkpoint {
                     .map(|(name, tensor)| Ok((name, tensor.detach().to_dtype(*dtype)?)))
                     .collect::<Result<_>>()?;
                 safetensors::save(&dir.join("model.safetensors"), tensors, &[])?;
-                for name in COMPANIONS {
-                    if let Some(bytes) = source.bytes(name)? {
-                        atomic::write(&dir.join(name), bytes)?;
+                for name in source.companions()? {
+                    if let Some(bytes) = source.bytes(&name)? {
+                        atomic::write(&dir.join(&name), bytes)?;
                     }
                 }
                 Ok(())
