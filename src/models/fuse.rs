@@ -3,6 +3,8 @@
 //! Each weight is merged in f32 and stored in the type it had; everything else is copied bit for bit, into files
 //! of the same names. One tensor at a time is in memory, and for the check of the logits one layer.
 
+mod check;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,14 +63,14 @@ pub enum FuseStage {
 }
 
 /// Merges an adapter into a model and writes the whole of it to the directory `out`, which takes its name only when
-/// the logits have been found to be those of the model with the adapter.
+/// each weight has been found to have its update, and the logits to be those of the model with the adapter.
 ///
 /// `progress` is told how many of how many parts of a stage are done; an error of it ends the work.
 ///
 /// # Errors
 ///
-/// When the adapter is not of this model; when `out` is there already or cannot be written; when the logits differ by
-/// more than is allowed. Nothing is left behind.
+/// When the adapter is not of this model; when `out` is there already or cannot be written; when a weight lacks its
+/// update or the logits differ by more than is allowed. Nothing is left behind.
 pub fn fuse(
     source: &ModelDir,
     adapter: &Adapter,
@@ -100,9 +102,10 @@ pub fn fuse(
     }
 
     let fused = ModelDir::at(directory.temporary());
-    let got = Config::open(&fused)?.logits_by_layer(&fused.weights()?, None, &prompts, DType::F32, |i| {
-        progress(FuseStage::Check, i, layers)
-    })?;
+    let written = fused.weights()?;
+    plan.check(&out.display().to_string(), &written)?;
+    let got = Config::open(&fused)?
+        .logits_by_layer(&written, None, &prompts, DType::F32, |i| progress(FuseStage::Check, i, layers))?;
     let difference = Difference::of(&wanted, &got)?;
     let dtype = plan.coarsest();
     let allowed = options.tolerance.unwrap_or_else(|| difference.allowed(&config, dtype));

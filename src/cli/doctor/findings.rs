@@ -43,15 +43,17 @@ pub fn all(machine: &Machine, cache_free: Option<u64>, gpu: Option<&str>) -> Vec
         ),
         simd => add(format!("The loops run at {simd}"), "A CPU with AVX2 is several times faster"),
     }
-    if machine.threads < machine.cores {
-        let what = format!("{} of {} cores are used", machine.threads, machine.cores);
+    if machine.allowed_cores < machine.cores {
+        let what = format!("This process may use {} of {} cores", machine.allowed_cores, machine.cores);
+        add(what, "A container's limit or a CPU set leaves it no more");
+    }
+    if machine.threads < machine.allowed_cores {
+        let what = format!("{} threads compute on {} cores", machine.threads, machine.allowed_cores);
         add(what, "Leave out --threads and unset RAYON_NUM_THREADS to use them all");
     }
-    if let Some(limit) = machine.cpu_limit.filter(|limit| *limit < machine.threads as f64) {
-        let what =
-            format!("This container may use {limit:.1} cores, and {} threads compute", machine.threads);
-        let advice = format!("They wait for one another: --threads {}", limit.floor().max(1.0));
-        add(what, &advice);
+    if machine.threads > machine.allowed_cores {
+        let what = format!("{} threads compute on {} cores", machine.threads, machine.allowed_cores);
+        add(what, "They wait for one another: leave out --threads");
     }
     // Processes that wait are others' work: this one has just begun.
     if let Some(load) = machine.load.filter(|load| *load > 0.5 * machine.cores as f64) {
@@ -77,6 +79,7 @@ mod tests {
     fn fast() -> Machine {
         Machine {
             cores: 8,
+            allowed_cores: 8,
             threads: 8,
             simd: "AVX-512",
             bf16: true,
@@ -95,14 +98,12 @@ mod tests {
     fn a_fast_machine_has_no_findings_and_each_cause_is_named() {
         let base = found(&fast());
         assert!(!base.contains("core"), "{base}");
-        let cases: [(Machine, &str); 6] = [
+        let cases: [(Machine, &str); 7] = [
             (Machine { bf16: false, ..fast() }, "no bf16 products"),
             (Machine { simd: "AVX2", ..fast() }, "no AVX-512"),
-            (Machine { threads: 2, ..fast() }, "2 of 8 cores are used"),
-            (
-                Machine { cpu_limit: Some(1.5), ..fast() },
-                "may use 1.5 cores, and 8 threads compute. They wait for one another: --threads 1",
-            ),
+            (Machine { threads: 2, ..fast() }, "2 threads compute on 8 cores. Leave out"),
+            (Machine { threads: 16, ..fast() }, "16 threads compute on 8 cores. They wait"),
+            (Machine { allowed_cores: 2, threads: 2, ..fast() }, "may use 2 of 8 cores"),
             (Machine { load: Some(6.0), ..fast() }, "kept 6.0 of 8 cores busy"),
             (Machine { swap_used_bytes: 9_000_000_000, ..fast() }, "9.0 GB of swap"),
         ];

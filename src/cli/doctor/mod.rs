@@ -70,8 +70,8 @@ struct Machine {
     threads: usize,
     simd: &'static str,
     bf16: bool,
-    /// The CPU time a container may use, in cores.
-    cpu_limit: Option<f64>,
+    /// Those this process may use: a container or a CPU set leaves it fewer.
+    allowed_cores: usize,
     /// Processes that wanted to run in the last minute; none where the system does not say.
     load: Option<f64>,
     memory_bytes: u64,
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         candle: CANDLE,
         release: !cfg!(debug_assertions),
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        features: vec!["cli", "hub"],
+        features: if cfg!(feature = "hub") { vec!["cli", "hub"] } else { vec!["cli"] },
         devices: devices(&machine),
         machine,
         speed,
@@ -133,24 +133,16 @@ fn machine() -> Machine {
     Machine {
         os: System::long_os_version().unwrap_or_else(|| std::env::consts::OS.to_string()),
         cpu: system.cpus().first().map_or("unknown CPU", |cpu| cpu.brand()).trim().to_string(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        cores: system.cpus().len().max(1),
+        allowed_cores: std::thread::available_parallelism().map_or(1, usize::from),
         threads: rayon::current_num_threads(),
         simd: crate::ops::simd_name(),
         bf16: crate::ops::fast_bf16(),
-        cpu_limit: cpu_limit(Path::new("/sys/fs/cgroup/cpu.max")),
         load: cfg!(unix).then(|| System::load_average().one),
         memory_bytes: within(system.total_memory(), limits.as_ref().map(|limits| limits.total_memory)),
         available_bytes: within(system.available_memory(), limits.map(|limits| limits.free_memory)),
         swap_used_bytes: system.used_swap(),
     }
-}
-
-/// A container's share of the CPUs: `max 100000`, or `150000 100000` for one and a half.
-fn cpu_limit(path: &Path) -> Option<f64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let mut words = text.split_whitespace();
-    let (quota, period): (f64, f64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    (period > 0.0).then_some(quota / period)
 }
 
 /// A GPU that this build leaves idle.
@@ -259,16 +251,5 @@ mod tests {
     #[test]
     fn the_candle_version_is_the_one_that_is_built() {
         assert!(include_str!("../../../Cargo.toml").contains(&format!("candle-core = \"={CANDLE}\"")));
-    }
-
-    #[test]
-    fn a_container_s_limit_is_read_in_cores() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cpu.max");
-        assert_eq!(cpu_limit(&path), None);
-        for (text, limit) in [("max 100000\n", None), ("150000 100000\n", Some(1.5)), ("", None)] {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(cpu_limit(&path), limit, "{text}");
-        }
     }
 }

@@ -29,6 +29,14 @@ impl NewDirectory {
         let name = path.display().to_string();
         // A link to a directory is followed, as elsewhere.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let old = set_aside(&path)?;
+        if old.exists() {
+            // A process was killed within `commit`: what was there before comes back, or has been replaced.
+            match path.exists() {
+                true => fs::remove_dir_all(&old).map_err(Error::io(&old))?,
+                false => fs::rename(&old, &path).map_err(Error::io(&path))?,
+            }
+        }
         if path.exists() {
             let same = |input: &&&Path| fs::canonicalize(input).is_ok_and(|input| input == path);
             if inputs.iter().any(|input| same(&input)) {
@@ -40,7 +48,7 @@ impl NewDirectory {
         if let Some(parent) = parent {
             fs::create_dir_all(parent).map_err(Error::io(parent))?;
         }
-        let (temporary, old) = (beside(&path)?, beside(&path)?);
+        let temporary = beside(&path)?;
         fs::create_dir(&temporary).map_err(Error::io(&path))?;
         Ok(NewDirectory { temporary, path, old })
     }
@@ -89,6 +97,14 @@ impl NewDirectory {
 impl Drop for NewDirectory {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.temporary).ok();
+    }
+}
+
+/// Where a directory that is replaced is until the new one has its name: the same for every process, which finds it.
+fn set_aside(path: &Path) -> Result<PathBuf> {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) => Ok(path.with_file_name(format!(".{name}.replaced"))),
+        None => Err(Error::wants(path.display().to_string(), "the path of a directory", "no name")),
     }
 }
 
@@ -142,6 +158,11 @@ mod tests {
         fs::write(out.join("stale"), "").unwrap();
         fill(Some("config.json"), "two").unwrap().commit().unwrap();
         assert_eq!((read().as_str(), out.join("stale").exists()), ("two", false));
+
+        // Killed between the two renames of a commit.
+        fs::rename(&out, out.with_file_name(".out.replaced")).unwrap();
+        drop(fill(Some("config.json"), "never").unwrap());
+        assert_eq!(read(), "two");
         let names: Vec<_> = fs::read_dir(place.path().join("new")).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
     }
