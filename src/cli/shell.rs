@@ -62,7 +62,7 @@ mod tests {
         let lines = joined.lines().filter_map(|line| {
             let command = line.trim().split_once("metal-candle ")?.1;
             line.starts_with("  ")
-                .then(|| command.split(['|', '>']).next().unwrap_or_default().trim().to_string())
+                .then(|| command.split(['|', '>', '<']).next().unwrap_or_default().trim().to_string())
         });
         lines.collect()
     }
@@ -83,6 +83,23 @@ mod tests {
         words
     }
 
+    fn parses(example: &str) {
+        let words = ["metal-candle".to_string()].into_iter().chain(words(example));
+        if let Err(error) = Cli::try_parse_from(words) {
+            panic!("{example}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_command_in_the_readme_is_one() {
+        let readme = include_str!("../../README.md");
+        let blocks = readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let commands: Vec<String> =
+            blocks.flat_map(|block| examples(&block.replace("metal-candle ", "  metal-candle "))).collect();
+        assert!(commands.len() > 8, "{commands:?}");
+        commands.iter().for_each(|command| parses(command));
+    }
+
     #[test]
     fn the_command_line_is_sound_and_every_example_in_the_help_is_one() {
         let mut command = Cli::command();
@@ -93,12 +110,7 @@ mod tests {
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{}: wraps", verb.get_name());
             let examples = examples(&help);
             assert!(!examples.is_empty(), "{}: its help wants an example", verb.get_name());
-            for example in examples {
-                let words = ["metal-candle".to_string()].into_iter().chain(words(&example));
-                if let Err(error) = Cli::try_parse_from(words) {
-                    panic!("{example}: {error}");
-                }
-            }
+            examples.iter().for_each(|example| parses(example));
         }
     }
 }

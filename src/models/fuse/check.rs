@@ -32,8 +32,13 @@ impl Plan<'_> {
                 let dtype = written.dtype(name).unwrap_or(DType::F32);
                 if apart.is_nan() || apart > SUMS {
                     problems.push(format!("{name}: wants what its layer gives, got {apart:.1e} of it apart"));
-                } else if !rounded(&stored, &merged, dtype)? {
-                    problems.push(format!("{name}: wants the merged weight in {dtype:?}, got another"));
+                } else {
+                    let off = beyond_rounding(&stored, &merged, dtype)?;
+                    if off.is_nan() || off > 0.0 {
+                        let got = format!("numbers up to {off:.1e} further off");
+                        problems
+                            .push(format!("{name}: wants the merged weight rounded to {dtype:?}, got {got}"));
+                    }
                 }
             }
         }
@@ -60,8 +65,8 @@ fn layers_apart(weight: Tensor, merged: &Tensor, pair: &LoraPair, scale: f64) ->
     Ok(largest(&(&wanted - got)?)? / largest(&wanted)?.max(f32::MIN_POSITIVE))
 }
 
-/// Whether `stored` is `merged` rounded to `dtype`: no further off than half a step of it.
-fn rounded(stored: &Tensor, merged: &Tensor, dtype: DType) -> Result<bool> {
+/// By how much `stored` is further from `merged` than half a step of `dtype`; zero or less if it is `merged` rounded.
+fn beyond_rounding(stored: &Tensor, merged: &Tensor, dtype: DType) -> Result<f32> {
     // The unit roundoff, and half of the smallest number above zero.
     let (unit, least) = match dtype {
         DType::BF16 => (2f64.powi(-8), 0.0),
@@ -69,7 +74,7 @@ fn rounded(stored: &Tensor, merged: &Tensor, dtype: DType) -> Result<bool> {
         _ => (0.0, 0.0),
     };
     let beyond = ((stored - merged)?.abs()? - merged.abs()?.affine(unit, least)?)?;
-    Ok(beyond.max_all()?.to_scalar::<f32>()? <= 0.0)
+    Ok(beyond.max_all()?.to_scalar::<f32>()?)
 }
 
 fn largest(tensor: &Tensor) -> Result<f32> {
@@ -105,10 +110,10 @@ mod tests {
         let merged = pair.merged(&weight, 0.1).unwrap();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let stored = |weight: &Tensor| weight.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
-            assert!(rounded(&stored(&merged), &merged, dtype).unwrap(), "{dtype:?}");
-            assert!(!rounded(&stored(&weight), &merged, dtype).unwrap(), "{dtype:?}");
+            assert!(beyond_rounding(&stored(&merged), &merged, dtype).unwrap() <= 0.0, "{dtype:?}");
+            assert!(beyond_rounding(&stored(&weight), &merged, dtype).unwrap() > 0.0, "{dtype:?}");
         }
         let infinite = (&merged * f64::INFINITY).unwrap();
-        assert!(!rounded(&infinite, &merged, DType::F16).unwrap());
+        assert!(beyond_rounding(&infinite, &merged, DType::F16).unwrap() > 0.0);
     }
 }
