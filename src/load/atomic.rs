@@ -14,11 +14,19 @@ pub use directory::NewDirectory;
 /// Replaces `path` with what `fill` writes to the temporary path it is given.
 ///
 /// When `fill` fails, the temporary file is removed and an existing `path` is as it was.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory cannot be written.
 pub fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     stage(path, fill)?.commit()
 }
 
 /// Does all of [`replace`] but the renaming: several files staged first change together, or nearly so.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory cannot be written; nothing is left of it.
 pub fn stage(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Staged> {
     // In the same directory, so that the rename cannot cross file systems.
     let staged = Staged { temporary: beside(path)?, path: path.to_path_buf() };
@@ -40,6 +48,10 @@ pub struct Staged {
 
 impl Staged {
     /// Gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be renamed; it is then removed.
     pub fn commit(self) -> Result<()> {
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
         // The rename is durable only once the directory is.
@@ -55,6 +67,10 @@ impl Drop for Staged {
 }
 
 /// Writes `bytes` to `path`, which is either the old file or the whole new one at every moment.
+///
+/// # Errors
+///
+/// When the directory cannot be written.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     replace(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path)))
 }
@@ -63,6 +79,10 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 ///
 /// A directory cannot be renamed over another, so one that is there is first set aside as `.old`: killed in between,
 /// [`recover`] puts it back. When `fill` fails, the temporary directory is removed and `path` is as it was.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory around it cannot be written.
 pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (temporary, old) = (with_end(path, TEMPORARY), with_end(path, OLD));
     remove_all(&temporary)?;
@@ -131,6 +151,10 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 }
 
 /// Removes a directory, which is whole or gone at every moment: [`recover`] removes what a killed process left of it.
+///
+/// # Errors
+///
+/// When it can neither be renamed nor removed.
 pub fn remove_dir(path: &Path) -> Result<()> {
     let temporary = with_end(path, TEMPORARY);
     remove_all(&temporary)?;

@@ -259,6 +259,10 @@ pub fn step_of(name: &str) -> Option<usize> {
 }
 
 /// The checkpoints in a run's directory, newest first: each with its step.
+///
+/// # Errors
+///
+/// When the directory is there and cannot be read.
 pub fn checkpoints(output: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let entries = match std::fs::read_dir(output) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -331,6 +335,10 @@ pub fn unfinished(output: &Path) -> Result<Option<State>> {
 }
 
 /// Takes the state out of the checkpoints that `which` names by their steps; what is saved for use stays.
+///
+/// # Errors
+///
+/// When a file cannot be removed.
 pub fn drop_states(output: &Path, which: impl Fn(usize) -> bool) -> Result<()> {
     for (step, dir) in checkpoints(output)? {
         for path in [STATE, TENSORS].map(|name| dir.join(name)) {

@@ -40,6 +40,10 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// A run at its first step, or at the one where it goes on.
+    ///
+    /// # Errors
+    ///
+    /// When a variable gets no gradient, the run that is to go on was another, or a file cannot be read or written.
     pub fn new(
         dir: &'a RunDir,
         model: &'a Model,
@@ -87,6 +91,10 @@ impl<'a> Run<'a> {
     }
 
     /// Runs to the end, or until `watch` breaks.
+    ///
+    /// # Errors
+    ///
+    /// As [`train_in`](super::trainer::train_in).
     pub fn go(&mut self, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let options = self.options;
         while self.progress.step < options.iters {

@@ -297,7 +297,7 @@ fn an_adapter_to_train_on_is_what_is_asked_for() {
         ("--scale 2", "--scale 10"),
         ("--alpha 41", "--alpha 40"),
         ("--dropout 0.5", "--dropout 0"),
-        ("--num-layers -1", "1 of 2 layers"),
+        ("--num-layers -1", "1 of 3 layers"),
         ("--target-modules q_proj", "2 modules named q_proj,v_proj"),
     ] {
         let error = place.run(&format!("{line} {more}")).error();
