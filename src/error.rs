@@ -264,13 +264,13 @@ pub struct NotFinite {
     pub what: &'static str,
     /// Its value.
     pub value: f64,
-    /// The batch of the step, counted from one.
-    pub batch: usize,
+    /// The batch of the step, counted from one; none if it may be any.
+    pub batch: Option<usize>,
     /// The batches of the step.
     pub batches: usize,
     /// The file of the data.
     pub path: PathBuf,
-    /// The lines of its rows in that batch, ascending.
+    /// The lines of its rows in that batch, or in all, ascending.
     pub lines: Vec<usize>,
 }
 
@@ -282,7 +282,11 @@ impl std::fmt::Display for NotFinite {
         let NotFinite { step, what, value, batch, batches, path, lines } = self;
         let shown: Vec<String> = lines.iter().take(SHOWN).map(usize::to_string).collect();
         let noun = if lines.len() == 1 { "line" } else { "lines" };
-        write!(f, "step {step}: {what} is {value} in batch {batch} of {batches} ")?;
+        write!(f, "step {step}: {what} is {value} in ")?;
+        match batch {
+            Some(batch) => write!(f, "batch {batch} of {batches} ")?,
+            None => write!(f, "batches 1 to {batches} together ")?,
+        }
         write!(f, "({}: {noun} {}", path.display(), shown.join(", "))?;
         match lines.len().saturating_sub(SHOWN) {
             0 => f.write_str(")"),

@@ -14,11 +14,19 @@ pub use directory::NewDirectory;
 /// Replaces `path` with what `fill` writes to the temporary path it is given.
 ///
 /// When `fill` fails, the temporary file is removed and an existing `path` is as it was.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory cannot be written.
 pub fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     stage(path, fill)?.commit()
 }
 
 /// Does all of [`replace`] but the renaming: several files staged first change together, or nearly so.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory cannot be written; nothing is left of it.
 pub fn stage(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Staged> {
     // In the same directory, so that the rename cannot cross file systems.
     let staged = Staged { temporary: beside(path)?, path: path.to_path_buf() };
@@ -40,6 +48,10 @@ pub struct Staged {
 
 impl Staged {
     /// Gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be renamed; it is then removed.
     pub fn commit(self) -> Result<()> {
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
         // The rename is durable only once the directory is.
@@ -55,6 +67,10 @@ impl Drop for Staged {
 }
 
 /// Writes `bytes` to `path`, which is either the old file or the whole new one at every moment.
+///
+/// # Errors
+///
+/// When the directory cannot be written.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     replace(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path)))
 }
@@ -63,6 +79,10 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 ///
 /// A directory cannot be renamed over another, so one that is there is first set aside as `.old`: killed in between,
 /// [`recover`] puts it back. When `fill` fails, the temporary directory is removed and `path` is as it was.
+///
+/// # Errors
+///
+/// When `fill` fails, or the directory around it cannot be written.
 pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (temporary, old) = (with_end(path, TEMPORARY), with_end(path, OLD));
     remove_all(&temporary)?;
@@ -83,36 +103,42 @@ pub fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
 }
 
 /// Clears what a killed process left in `dir`: temporary files and directories go, and a directory that was set
-/// aside when its replacement had not yet taken its name comes back. Only for a directory that no other process
-/// writes to.
-pub fn recover(dir: &Path) -> Result<()> {
+/// aside when its replacement had not yet taken its name comes back. Only those of the directories and files whose
+/// names `directories` and `files` know are touched. Only for a directory that no other process writes to.
+///
+/// # Errors
+///
+/// When the directory cannot be read, or something in it can neither be removed nor renamed.
+pub fn recover(dir: &Path, directories: impl Fn(&str) -> bool, files: impl Fn(&str) -> bool) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let entry = entry.map_err(Error::io(dir))?;
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        match path.is_dir() {
-            true if name.ends_with(TEMPORARY) => remove_all(&path)?,
-            true => {
-                let Some(name) = name.strip_suffix(OLD) else { continue };
-                let original = path.with_file_name(name);
-                match original.exists() {
-                    true => remove_all(&path)?,
-                    false => fs::rename(&path, &original).map_err(Error::io(&path))?,
-                }
+        let (path, name) = (entry.path(), entry.file_name());
+        let Some(name) = name.to_str() else { continue };
+        if !path.is_dir() {
+            if staged_for(name).is_some_and(&files) {
+                fs::remove_file(&path).map_err(Error::io(&path))?;
             }
-            // Of `stage`; of the safetensors crate, which has a temporary file of its own.
-            false if name.starts_with('.') && name.ends_with(TEMPORARY) || is_tempfile(&name) => {
-                fs::remove_file(&path).map_err(Error::io(&path))?
+        } else if name.strip_suffix(TEMPORARY).is_some_and(&directories) {
+            remove_all(&path)?;
+        } else if let Some(name) = name.strip_suffix(OLD).filter(|name| directories(name)) {
+            let original = path.with_file_name(name);
+            match original.exists() {
+                true => remove_all(&path)?,
+                false => fs::rename(&path, &original).map_err(Error::io(&path))?,
             }
-            false => {}
         }
     }
     Ok(())
 }
 
-/// Whether a name is one that the `tempfile` crate makes.
-fn is_tempfile(name: &str) -> bool {
-    let random = name.strip_prefix(TEMPORARY).unwrap_or_default();
-    random.len() == 6 && random.chars().all(|c| c.is_ascii_alphanumeric())
+/// The name that a file of this name would have had, if it is one of [`beside`].
+fn staged_for(name: &str) -> Option<&str> {
+    let (name, numbers) = name.strip_prefix('.')?.strip_suffix(TEMPORARY)?.rsplit_once('.')?;
+    let (pid, count) = numbers.split_once('-')?;
+    [pid, count]
+        .iter()
+        .all(|number| number.parse::<u64>().is_ok_and(|n| n.to_string() == *number))
+        .then_some(name)
 }
 
 const TEMPORARY: &str = ".tmp";
@@ -125,6 +151,10 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 }
 
 /// Removes a directory, which is whole or gone at every moment: [`recover`] removes what a killed process left of it.
+///
+/// # Errors
+///
+/// When it can neither be renamed nor removed.
 pub fn remove_dir(path: &Path) -> Result<()> {
     let temporary = with_end(path, TEMPORARY);
     remove_all(&temporary)?;
@@ -153,7 +183,7 @@ fn beside(path: &Path) -> Result<PathBuf> {
         return Err(Error::wants(path.display().to_string(), "the path of a file", "no file name"));
     };
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    Ok(path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id())))
+    Ok(path.with_file_name(format!(".{name}.{}-{count}{TEMPORARY}", std::process::id())))
 }
 
 #[cfg(test)]
@@ -192,9 +222,16 @@ mod tests {
         fs::rename(&dir, place.path().join("best.old")).unwrap();
         fs::create_dir(place.path().join("best.tmp")).unwrap();
         fs::write(place.path().join(".state.json.7-1.tmp"), "half").unwrap();
-        fs::write(place.path().join(".tmpwLPLMK"), "half").unwrap();
-        recover(place.path()).unwrap();
+        // What others have named.
+        let foreign =
+            ["x", "x.old", "y.tmp", ".env.tmp", ".env.7-1.tmp", ".state.json.tmp", ".state.json.7-x.tmp"];
+        for (i, name) in foreign.iter().enumerate() {
+            let path = place.path().join(name);
+            if i < 3 { fs::create_dir(path).unwrap() } else { fs::write(path, "theirs").unwrap() }
+        }
+        recover(place.path(), |name| name == "best", |name| name == "state.json").unwrap();
         assert_eq!(read(), "two");
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        assert!(foreign.iter().all(|name| place.path().join(name).exists()));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1 + foreign.len());
     }
 }

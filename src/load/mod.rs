@@ -14,6 +14,7 @@ pub mod tokenizer;
 
 pub use adapter::{Adapter, LoraPair, PeftConfig, TargetModules};
 pub use chat::ChatTemplate;
+pub(crate) use model_dir::is_companion;
 pub use model_dir::{GenerationConfig, ModelDir};
 pub use safetensors::Weights;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -206,7 +206,8 @@ impl Fields {
     }
 }
 
-fn is_companion(name: &str) -> bool {
+/// Whether a file of this name is one of [`ModelDir::companions`].
+pub(crate) fn is_companion(name: &str) -> bool {
     let licence = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].iter().any(|start| name.starts_with(start));
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);
     let kind = ["json", "jinja", "model", "txt", "tiktoken", "py"].contains(&end);

@@ -218,12 +218,11 @@ pub(crate) fn stage_views<V: View>(
     let views: BTreeMap<String, V> = views.into_iter().collect();
     let mut info = HashMap::from([("format".to_string(), "pt".to_string())]);
     info.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())));
+    let list =
+        views.iter().map(|(name, view)| (name.as_str(), view.dtype(), view.shape().to_vec())).collect();
+    // Not by the crate's `serialize_to_file`: it has a temporary file of its own, whose name tells nobody's it is.
     atomic::stage(path, |temporary| {
-        // The safetensors crate orders tensors by type and name: equal tensors give equal files.
-        safetensors::serialize_to_file(views, Some(info), temporary).map_err(|error| match error {
-            safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
-            other => Error::wants(path.display().to_string(), "tensors that can be saved", other.to_string()),
-        })
+        stream::write_as(temporary, path, list, info, |name| Ok(views[name].data())).map(|_| ())
     })
 }
 

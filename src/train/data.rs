@@ -193,8 +193,10 @@ pub struct Splits {
 /// Reads and tokenises what `--data` names: a directory with `train.jsonl` and optional `valid.jsonl` and
 /// `test.jsonl`, or one JSONL file of which `valid_fraction` (at least one row) is held out.
 ///
-/// Errors: no such path, no `train.jsonl`, a row that is not what the first one announced (with its line), no row
-/// with a target.
+/// # Errors
+///
+/// No such path, no `train.jsonl`, a row that is not what the first one announced (with its line), no row with a
+/// target.
 pub fn load(path: &Path, options: &Options, encoder: &impl Encode) -> Result<Splits> {
     let train_path = if path.is_dir() { path.join("train.jsonl") } else { path.to_path_buf() };
     if !train_path.is_file() {
@@ -220,6 +222,10 @@ pub fn load(path: &Path, options: &Options, encoder: &impl Encode) -> Result<Spl
 }
 
 /// Parses JSONL that is already in memory as [`load`] does one file; `name` stands for it in errors.
+///
+/// # Errors
+///
+/// As [`load`]; a valid fraction outside [0, 1).
 pub fn split(name: &Path, jsonl: &str, options: &Options, encoder: &impl Encode) -> Result<Splits> {
     if !(0.0..1.0).contains(&options.valid_fraction) {
         let got = options.valid_fraction.to_string();
@@ -260,13 +266,19 @@ fn read_text(path: &Path) -> Result<String> {
 impl Dataset {
     /// Reads and tokenises one JSONL file. A file without rows gives an empty dataset.
     ///
-    /// Errors: unreadable file, a row that is not what the first one announced, a conversation that the chat
+    /// # Errors
+    ///
+    /// Unreadable file, a row that is not what the first one announced, a conversation that the chat
     /// template refuses, prompt masking asked of text rows.
     pub fn read(path: &Path, options: &Options, encoder: &impl Encode) -> Result<Dataset> {
         Dataset::parse(path, &read_text(path)?, options, encoder)
     }
 
     /// [`Dataset::read`] for JSONL that is already in memory; `name` stands for it in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dataset::read`].
     pub fn parse(name: &Path, jsonl: &str, options: &Options, encoder: &impl Encode) -> Result<Dataset> {
         Dataset::tokenise(name, &rows::parse(name, jsonl, &options.features)?, options, encoder)
     }
@@ -282,11 +294,19 @@ impl Dataset {
     }
 
     /// Endless training batches of rows of similar length; see [`Batches`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Batches::new`].
     pub fn batches(&self, batch_size: usize, seed: u64) -> Result<Batches<'_>> {
         Batches::new(self, batch_size, seed)
     }
 
     /// As [`Dataset::batches`], of sequences that hold several rows each; see [`Batches::packed`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Batches::packed`].
     pub fn packed(&self, batch_size: usize, seed: u64) -> Result<Batches<'_>> {
         Batches::packed(self, batch_size, seed)
     }

@@ -30,6 +30,10 @@ pub fn fingerprint(
     put("batch_size", options.batch_size.to_string());
     put("grad_accumulation_steps", options.grad_accumulation_steps.max(1).to_string());
     put("pack", options.pack.to_string());
+    if options.pack {
+        // Else the rows, which are cut to it, tell all of it.
+        put("max_seq_length", train.summary.max_seq_length.to_string());
+    }
     put("seed", options.seed.to_string());
     put("optimizer", text(&options.optimizer));
     put("max_grad_norm", options.max_grad_norm.map_or("none".into(), |norm| norm.to_string()));

@@ -53,6 +53,10 @@ pub struct Writer {
 
 impl Writer {
     /// A new, empty file in place of any other.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::io(path))?;
         Ok(Writer { path: path.to_path_buf(), file })
@@ -60,6 +64,10 @@ impl Writer {
 
     /// Goes on after the first `bytes` bytes: what a run wrote after it saved its state, which it measures again
     /// when it is resumed, is dropped. A file that is shorter loses only a line that was cut off.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
     pub fn resume(path: &Path, bytes: u64) -> Result<Self> {
         let file =
             OpenOptions::new().create(true).append(true).read(true).open(path).map_err(Error::io(path))?;
@@ -71,6 +79,10 @@ impl Writer {
     }
 
     /// Makes what was written durable, and tells how many bytes that is.
+    ///
+    /// # Errors
+    ///
+    /// When the file's length cannot be read.
     pub fn sync(&self) -> Result<u64> {
         // What is no file, such as a pipe, cannot be synced and need not be.
         self.file.sync_data().ok();
@@ -78,6 +90,10 @@ impl Writer {
     }
 
     /// Appends one line.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
     pub fn write(&mut self, metric: &Metric) -> Result<()> {
         self.file.write_all(line(metric).as_bytes()).map_err(Error::io(&self.path))
     }
@@ -90,7 +106,9 @@ fn line(metric: &Metric) -> String {
 
 /// Reads `metrics.jsonl`. A last line that a crash cut off is left out.
 ///
-/// Errors: unreadable file, any other line that is no metric (with its number).
+/// # Errors
+///
+/// When the file cannot be read, or any other line is no metric (its number is told).
 pub fn read(path: &Path) -> Result<Vec<Metric>> {
     let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let (mut metrics, mut text, mut number) = (Vec::new(), String::new(), 0);

@@ -41,6 +41,12 @@ pub struct Window {
     targets: usize,
     #[serde(with = "exact")]
     seconds: f64,
+    /// The learning rate of the last step.
+    #[serde(with = "exact")]
+    pub lr: f64,
+    /// The gradient's norm of the last step.
+    #[serde(with = "exact")]
+    pub norm: f64,
 }
 
 impl Window {
@@ -58,12 +64,12 @@ impl Window {
     }
 
     /// The line on training after `step`.
-    pub fn line(&self, step: usize, lr: f64, trained_tokens: u64) -> TrainLine {
+    pub fn line(&self, step: usize, trained_tokens: u64) -> TrainLine {
         let seconds = self.seconds.max(1e-9);
         TrainLine {
             step,
             loss: self.losses / self.steps.max(1) as f64,
-            lr,
+            lr: self.lr,
             it_per_s: self.steps as f64 / seconds,
             tokens_per_s: self.targets as f64 / seconds,
             trained_tokens,

@@ -46,6 +46,10 @@ pub struct Report<'a> {
 /// Writes the report in place of `path`, all of it or nothing.
 ///
 /// Errors: the directory cannot be written to.
+///
+/// # Errors
+///
+/// When the file cannot be written.
 pub fn write(path: &Path, report: &Report) -> Result<()> {
     atomic::write(path, render(report))
 }

@@ -170,6 +170,15 @@ impl State {
         Ok(state)
     }
 
+    /// Whether the weights in `output` are those of this checkpoint.
+    fn is_result(&self, output: &Path) -> bool {
+        let weights =
+            self.files.iter().filter(|(name, _)| name.ends_with(".safetensors") && *name != TENSORS);
+        weights
+            .into_iter()
+            .all(|(name, wanted)| Sum::of(&output.join(name)).is_ok_and(|found| found == *wanted))
+    }
+
     /// Gives the variables and the optimiser the values that the checkpoint in `dir` holds.
     ///
     /// # Errors
@@ -243,7 +252,17 @@ impl View for Saved<'_> {
     }
 }
 
+/// The step of a checkpoint, if a directory of this name is one.
+pub fn step_of(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("checkpoint-")?;
+    if digits.chars().all(|c| c.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
 /// The checkpoints in a run's directory, newest first: each with its step.
+///
+/// # Errors
+///
+/// When the directory is there and cannot be read.
 pub fn checkpoints(output: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let entries = match std::fs::read_dir(output) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -252,8 +271,10 @@ pub fn checkpoints(output: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::io(output))?.path();
-        let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok());
-        found.extend(step.map(|step| (step, path)));
+        let step = path.file_name().and_then(|name| step_of(name.to_str()?));
+        if path.is_dir() {
+            found.extend(step.map(|step| (step, path)));
+        }
     }
     found.sort_unstable_by(|a, b| b.cmp(a));
     Ok(found)
@@ -283,13 +304,41 @@ pub fn newest(output: &Path) -> Result<Option<(PathBuf, State, Vec<String>)>> {
     }
 }
 
-/// The newest checkpoint of a run that was to go on, judged by its state alone.
+/// The state of the checkpoint `dir` of a run's directory.
+///
+/// # Errors
+///
+/// When it holds only what is for use, with the names of those that hold more; and as [`State::open`].
+pub fn open(dir: &Path) -> Result<State> {
+    if dir.join(STATE).is_file() {
+        return State::open(dir);
+    }
+    let output = dir.parent().filter(|output| !output.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let others: Vec<_> =
+        checkpoints(output)?.into_iter().filter(|(_, dir)| dir.join(STATE).is_file()).collect();
+    let names: Vec<String> = others.iter().map(|(step, _)| format!("checkpoint-{step}")).collect();
+    let got = match names.is_empty() {
+        true => "one with weights alone, as all beside it".to_string(),
+        false => format!("one with weights alone: {} can be gone on from", names.join(", ")),
+    };
+    Err(Error::wants(dir.display().to_string(), format!("a checkpoint with {STATE}"), got))
+}
+
+/// The newest checkpoint of a run that was to go on: it had steps to make, or its result is not there.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
 pub fn unfinished(output: &Path) -> Result<Option<State>> {
-    let states = checkpoints(output)?.into_iter().filter_map(|(_, dir)| State::read(&dir).ok());
-    Ok(states.take(1).find(|state| state.progress.step < state.iters))
+    let newest = checkpoints(output)?.into_iter().find_map(|(_, dir)| State::read(&dir).ok());
+    Ok(newest.filter(|state| state.progress.step < state.iters || !state.is_result(output)))
 }
 
 /// Takes the state out of the checkpoints that `which` names by their steps; what is saved for use stays.
+///
+/// # Errors
+///
+/// When a file cannot be removed.
 pub fn drop_states(output: &Path, which: impl Fn(usize) -> bool) -> Result<()> {
     for (step, dir) in checkpoints(output)? {
         for path in [STATE, TENSORS].map(|name| dir.join(name)) {
@@ -302,13 +351,18 @@ pub fn drop_states(output: &Path, which: impl Fn(usize) -> bool) -> Result<()> {
 }
 
 /// Keeps the newest of the checkpoints up to `step`: `limit` of them, or all, with the states of the newest two.
+/// Those above are of a run that was left when this one went on from an earlier step: they lose their states.
+///
+/// # Errors
+///
+/// When one cannot be removed.
 pub fn prune(output: &Path, step: usize, limit: Option<usize>) -> Result<()> {
     let all: Vec<_> = checkpoints(output)?.into_iter().filter(|(of, _)| *of <= step).collect();
+    let kept: Vec<usize> =
+        all.iter().take(limit.map_or(2, |limit| limit.max(1))).map(|(of, _)| *of).collect();
+    drop_states(output, |of| !kept.contains(&of))?;
     match limit {
-        None => {
-            let kept: Vec<usize> = all.iter().take(2).map(|(step, _)| *step).collect();
-            drop_states(output, |of| of <= step && !kept.contains(&of))
-        }
-        Some(limit) => all.iter().skip(limit.max(1)).try_for_each(|(_, dir)| atomic::remove_dir(dir)),
+        None => Ok(()),
+        Some(_) => all.iter().skip(kept.len()).try_for_each(|(_, dir)| atomic::remove_dir(dir)),
     }
 }

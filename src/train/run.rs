@@ -8,7 +8,7 @@ use super::data::{Batch, Batches, Splits};
 use super::fingerprint::fingerprint;
 use super::metrics::{Metric, Writer};
 use super::optim::AdamW;
-use super::progress::{Progress, Window};
+use super::progress::Progress;
 use super::resume::{self, State};
 use super::run_dir::RunDir;
 use super::step::{self, Gradients, StepOptions};
@@ -38,14 +38,12 @@ pub(super) struct Run<'a> {
     started: (Instant, f64),
 }
 
-/// What a step gave.
-struct Stepped {
-    norm: f64,
-    lr: f64,
-}
-
 impl<'a> Run<'a> {
     /// A run at its first step, or at the one where it goes on.
+    ///
+    /// # Errors
+    ///
+    /// When a variable gets no gradient, the run that is to go on was another, or a file cannot be read or written.
     pub fn new(
         dir: &'a RunDir,
         model: &'a Model,
@@ -93,6 +91,10 @@ impl<'a> Run<'a> {
     }
 
     /// Runs to the end, or until `watch` breaks.
+    ///
+    /// # Errors
+    ///
+    /// As [`train_in`](super::trainer::train_in).
     pub fn go(&mut self, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let options = self.options;
         while self.progress.step < options.iters {
@@ -101,12 +103,10 @@ impl<'a> Run<'a> {
                 // Not measured, so measured by the run that goes on: it begins with this validation.
                 return self.interrupt(watch);
             }
-            let (stepped, mut flow) = self.step(watch)?;
+            let mut flow = self.step(watch)?;
             let step = self.progress.step;
-            if step.is_multiple_of(options.steps_per_report.max(1))
-                && let Some(stepped) = &stepped
-            {
-                flow = both(flow, self.report(stepped, watch)?);
+            if step.is_multiple_of(options.steps_per_report.max(1)) {
+                flow = both(flow, self.report(watch)?);
             }
             if flow.is_break() {
                 return self.interrupt(watch);
@@ -114,12 +114,9 @@ impl<'a> Run<'a> {
             if options.save_every > 0 && (step.is_multiple_of(options.save_every) || step == options.iters) {
                 self.save_state(watch)?;
             }
-            if step == options.iters
-                && let Some(stepped) = &stepped
-            {
-                let _ = self.report(stepped, watch)?;
-            }
         }
+        // After the state, so that a run that is made longer averages as if it had not ended here.
+        let _ = self.report(watch)?;
         let flow = self.validate(watch)?;
         self.save_result(watch)?;
         Ok(flow)
@@ -156,11 +153,8 @@ impl<'a> Run<'a> {
         Ok(ControlFlow::Break(()))
     }
 
-    /// Makes one step: none is given if it was passed over.
-    fn step(
-        &mut self,
-        watch: &mut impl FnMut(&Event) -> ControlFlow<()>,
-    ) -> Result<(Option<Stepped>, ControlFlow<()>)> {
+    /// Makes one step, or passes it over.
+    fn step(&mut self, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let (options, step) = (self.options, self.progress.step + 1);
         let lr = options.schedule.at(step - 1);
         let from = Instant::now();
@@ -168,7 +162,7 @@ impl<'a> Run<'a> {
         let micro: Vec<Batch> = self.batches.by_ref().take(count).collect();
         let targets: usize = micro.iter().map(|b| b.target_tokens).sum();
         let mut gradients = Gradients::default();
-        let (mut loss, mut norm, mut last) = (0f64, 0f64, 0);
+        let mut loss = 0f64;
         for (i, batch) in micro.iter().enumerate() {
             let weight = batch.target_tokens as f64 / targets as f64;
             let step_options = StepOptions {
@@ -183,43 +177,54 @@ impl<'a> Run<'a> {
                 step_options,
                 &mut gradients,
             )?;
-            (loss, last) = (loss + part as f64 * weight, i);
+            loss += part as f64 * weight;
             if !loss.is_finite() {
-                break;
+                self.progress.step = step;
+                return self.pass_over("loss", loss, Some(i), &micro, watch);
             }
         }
-        if loss.is_finite() {
-            // A norm that is not finite changes nothing.
-            norm = self.optimizer.step(&self.vars, &gradients, lr, options.max_grad_norm)?;
-        }
+        // A norm that is not finite changes nothing.
+        let norm = self.optimizer.step(&self.vars, &gradients, lr, options.max_grad_norm)?;
         self.progress.step = step;
-        if !loss.is_finite() || !norm.is_finite() {
-            let (what, value) = if loss.is_finite() { ("gradient norm", norm) } else { ("loss", loss) };
-            return Ok((None, self.pass_over(what, value, last, &micro, watch)?));
+        if !norm.is_finite() {
+            // Every batch is in it.
+            let batch = (micro.len() == 1).then_some(0);
+            return self.pass_over("gradient norm", norm, batch, &micro, watch);
         }
         self.progress.skipped_in_a_row = 0;
         self.progress.tokens += targets as u64;
         self.progress.window.add(loss, targets, from.elapsed().as_secs_f64());
-        Ok((Some(Stepped { norm, lr }), watch(&Event::Step { step, loss })))
+        (self.progress.window.lr, self.progress.window.norm) = (lr, norm);
+        Ok(watch(&Event::Step { step, loss }))
     }
 
-    /// Ends the run, or counts a step whose loss or gradient is not finite.
+    /// Ends the run, or counts a step whose loss, of a batch, or gradient, of a batch or of all, is not finite.
     fn pass_over(
         &mut self,
         what: &'static str,
         value: f64,
-        batch: usize,
+        batch: Option<usize>,
         micro: &[Batch],
         watch: &mut impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         self.progress.skipped += 1;
         self.progress.skipped_in_a_row += 1;
         let train = &self.splits.train;
-        let mut lines: Vec<usize> = micro[batch].rows.iter().map(|&row| train.rows[row].line).collect();
+        let of = batch.map_or(micro, |batch| &micro[batch..=batch]);
+        let mut lines: Vec<usize> =
+            of.iter().flat_map(|b| &b.rows).map(|&row| train.rows[row].line).collect();
         lines.sort_unstable();
         let step = self.progress.step;
         let path = train.path.clone();
-        let found = NotFinite { step, what, value, batch: batch + 1, batches: micro.len(), path, lines };
+        let found = NotFinite {
+            step,
+            what,
+            value,
+            batch: batch.map(|batch| batch + 1),
+            batches: micro.len(),
+            path,
+            lines,
+        };
         match self.options.on_nan {
             OnNan::Skip(most) if self.progress.skipped_in_a_row < most => Ok(watch(&Event::Skipped(found))),
             _ => Err(Error::NotFinite { found, in_a_row: self.progress.skipped_in_a_row }),
@@ -227,20 +232,17 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the line on training, if a step was made since the last one.
-    fn report(
-        &mut self,
-        stepped: &Stepped,
-        watch: &mut impl FnMut(&Event) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
+    fn report(&mut self, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         if self.progress.window.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        let line = self.progress.window.line(self.progress.step, stepped.lr, self.progress.tokens);
+        let window = std::mem::take(&mut self.progress.window);
+        let line = window.line(self.progress.step, self.progress.tokens);
         self.metrics.write(&Metric {
             step: self.progress.step,
             loss: Some(line.loss),
-            lr: Some(stepped.lr),
-            grad_norm: Some(stepped.norm),
+            lr: Some(window.lr),
+            grad_norm: Some(window.norm),
             tokens_per_s: Some(line.tokens_per_s),
             tokens: Some(self.progress.tokens),
             peak_mem_gb: Some(line.peak_mem_gb),
@@ -248,7 +250,6 @@ impl<'a> Run<'a> {
             skipped: Some(self.progress.skipped).filter(|skipped| *skipped > 0),
             ..Metric::default()
         })?;
-        self.progress.window = Window::default();
         Ok(watch(&Event::Train(line)))
     }
 
@@ -306,6 +307,7 @@ impl<'a> Run<'a> {
     fn save_result(&mut self, watch: &mut impl FnMut(&Event) -> ControlFlow<()>) -> Result<()> {
         self.must_be_finite()?;
         self.checkpoint.save(self.model, self.dir.path())?;
+        resume::drop_states(self.dir.path(), |of| of > self.progress.step)?;
         let _ = watch(&Event::Saved(self.dir.path().to_path_buf()));
         Ok(())
     }

@@ -109,7 +109,9 @@ impl Default for Schedule {
 impl Schedule {
     /// A schedule with a warm-up of `warmup` steps (0: none) from `warmup_init`.
     ///
-    /// Errors: a length of 0 steps, a learning rate that is negative or not finite.
+    /// # Errors
+    ///
+    /// A length of 0 steps, a learning rate that is negative or not finite.
     pub fn new(decay: Decay, warmup: usize, warmup_init: f64) -> Result<Self> {
         let schedule = Schedule { decay, warmup, warmup_init };
         let steps = match decay {
@@ -135,13 +137,19 @@ impl Schedule {
     }
 
     /// The same learning rate at every step.
+    ///
+    /// # Errors
+    ///
+    /// A learning rate that is negative or not finite.
     pub fn constant(learning_rate: f64) -> Result<Self> {
         Schedule::new(Decay::Constant { init: learning_rate }, 0, 0.0)
     }
 
     /// A warm-up from 0 over `warmup` of `total` steps, then `shape` down to `floor` at the last step.
     ///
-    /// Errors: a warm-up as long as the run, a learning rate that is negative or not finite.
+    /// # Errors
+    ///
+    /// A warm-up as long as the run, a learning rate that is negative or not finite.
     pub fn over(shape: Shape, learning_rate: f64, floor: f64, warmup: usize, total: usize) -> Result<Self> {
         if warmup > 0 && warmup >= total {
             let wants = format!("fewer than the {total} steps of the run");

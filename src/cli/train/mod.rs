@@ -79,6 +79,10 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         !full || args.modules_to_save().is_empty(),
         "--modules-to-save: wants --fine-tune-type lora or dora, got full, which trains every module"
     );
+    ensure!(
+        !full || args.resume_adapter_file.is_none(),
+        "--resume-adapter-file: wants --fine-tune-type lora or dora, got full, which trains no adapter"
+    );
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
     args.note_unused()?;
@@ -126,7 +130,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
                 }
                 Some(path) => {
                     let adapter = source::adapter(path, Some(&model))?;
-                    args.check_resumed(&adapter.config)?;
+                    args.check_resumed(&adapter, &model)?;
                     model.load_lora(&adapter)?;
                     lora = adapter.config;
                 }

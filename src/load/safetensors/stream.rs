@@ -37,11 +37,26 @@ impl Weights {
     }
 }
 
-/// Writes a file of tensors of these names, types and shapes, whose bytes `fill` gives in the order of the list;
-/// one tensor's are in memory at a time. Returns how many bytes of tensors were written.
+/// A tensor to be written: its name, type and shape.
+pub(crate) type Listed<'a> = (&'a str, Dtype, Vec<usize>);
+
+/// Writes a file of the listed tensors, whose bytes `fill` gives in the order of the file; one tensor's are in
+/// memory at a time. Returns how many bytes of tensors were written.
 pub(crate) fn write_each<'a>(
     path: &Path,
-    mut list: Vec<(&str, Dtype, Vec<usize>)>,
+    list: Vec<Listed<'_>>,
+    fill: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
+) -> Result<u64> {
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    write_as(path, path, list, format, fill)
+}
+
+/// [`write_each`] with other metadata, to `temporary`; errors name `path`.
+pub(super) fn write_as<'a>(
+    temporary: &Path,
+    path: &Path,
+    mut list: Vec<Listed<'_>>,
+    metadata: HashMap<String, String>,
     mut fill: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
 ) -> Result<u64> {
     // Wide types first, as the safetensors crate does: every tensor is aligned to its elements.
@@ -56,12 +71,11 @@ pub(crate) fn write_each<'a>(
         infos.push((name.to_string(), info));
         at += bytes;
     }
-    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let metadata = Metadata::new(Some(format), infos.clone()).map_err(|error| wrong(error.to_string()))?;
+    let metadata = Metadata::new(Some(metadata), infos.clone()).map_err(|error| wrong(error.to_string()))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|error| wrong(error.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    let mut file = BufWriter::new(File::create(path).map_err(Error::io(path))?);
+    let mut file = BufWriter::new(File::create(temporary).map_err(Error::io(path))?);
     let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(path));
     write(&(header.len() as u64).to_le_bytes())?;
     write(&header)?;

@@ -131,7 +131,11 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Starts at epoch 0. Errors: a batch size of 0, or fewer rows than one batch.
+    /// Starts at epoch 0.
+    ///
+    /// # Errors
+    ///
+    /// A batch size of 0, or fewer rows than one batch.
     pub fn new(dataset: &'a Dataset, batch_size: usize, seed: u64) -> Result<Self> {
         if batch_size == 0 || dataset.len() < batch_size {
             let wants = format!("from 1 to {}, the number of rows to train on", dataset.len());
@@ -141,7 +145,11 @@ impl<'a> Batches<'a> {
     }
 
     /// Batches of `batch_size` sequences that hold several rows each, or of all if there are fewer. Starts at
-    /// epoch 0. Errors: a batch size of 0, or no rows.
+    /// epoch 0.
+    ///
+    /// # Errors
+    ///
+    /// A batch size of 0, or no rows.
     pub fn packed(dataset: &'a Dataset, batch_size: usize, seed: u64) -> Result<Self> {
         if batch_size == 0 || dataset.is_empty() {
             let got = format!("{batch_size} of {} rows", dataset.len());
@@ -190,8 +198,11 @@ impl<'a> Batches<'a> {
         self.cursor
     }
 
-    /// Goes on at a saved place. Error: a batch that the epoch does not have, so that the place was saved with
-    /// other rows or another batch size.
+    /// Goes on at a saved place.
+    ///
+    /// # Errors
+    ///
+    /// A batch that the epoch does not have, so that the place was saved with other rows or another batch size.
     pub fn seek(&mut self, cursor: Cursor) -> Result<()> {
         let epoch = self.plan(cursor.epoch);
         if cursor.index > epoch.len() {

@@ -134,6 +134,44 @@ fn a_loss_that_is_not_finite_is_named_and_changes_nothing() {
     assert_eq!(of[10]["skipped"], 1);
 }
 
+/// A skipped step where a line is due delays it no further, and loses none at the end.
+#[test]
+fn a_skipped_step_takes_no_line_with_it() {
+    let place = place();
+    let mut lines: Vec<String> = rows("text").lines().map(str::to_string).collect();
+    lines[4] = r#"{"text": "the cat sat on mat ~"}"#.to_string();
+    place.write("data/train.jsonl", lines.join("\n"));
+    poison(&place, "~");
+    let line = format!("{RUN} --iters 12 --batch-size 1 --seed 3 --on-nan skip");
+    let ended = place.run(&line).ok();
+    let step = ended.stderr.split_once("note: step ").unwrap().1.split(':').next().unwrap();
+    let step: usize = step.parse().unwrap();
+    // Every line is due where the step is skipped; then, at the end.
+    for (every, iters) in [(step, 12), (20, step)] {
+        let line = line.replace("--steps-per-report 1", &format!("--steps-per-report {every}"));
+        let line = line.replace("--iters 12", &format!("--iters {iters}"));
+        place.run(&format!("{line} --overwrite")).ok();
+        let metrics = jsonl(&place.path("out/metrics.jsonl"));
+        let of: Vec<_> = metrics.iter().filter(|m| m.get("loss").is_some()).collect();
+        assert_eq!((&of[0]["step"], &of[0]["skipped"]), (&step.into(), &1.into()), "{of:?}");
+    }
+}
+
+/// The norm is of all batches of the step, and so are the rows that are named.
+#[test]
+fn a_norm_that_is_not_finite_names_all_batches() {
+    let place = place();
+    // B is zero at first, so that the loss is the model's; its gradient has the scale's size, squared in the norm.
+    let line = format!("{RUN} --iters 1 --batch-size 2 --grad-accumulation-steps 3 --scale 1e20");
+    let error = place.run(&line).error();
+    let (what, rest) = error.split_once(" (data/train.jsonl: lines ").expect(&error);
+    assert!(
+        what.starts_with("step 1: gradient norm is inf") && what.ends_with(" in batches 1 to 3 together"),
+        "{error}"
+    );
+    assert_eq!(rest.split_once(')').unwrap().0.split(", ").count(), 6, "{error}");
+}
+
 #[test]
 fn losses_that_stay_infinite_end_a_run_that_skips() {
     let place = place();

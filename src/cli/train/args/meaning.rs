@@ -2,12 +2,14 @@
 
 use super::{Args, FineTuneType, LoraParameters, Optimizer, ScheduleName, Trained};
 use crate::cli::terminal::note;
-use crate::load::{PeftConfig, TargetModules};
+use crate::load::{Adapter, PeftConfig, TargetModules};
+use crate::models::Model;
 use crate::train::data::{Features, Mask};
 use crate::train::optim::AdamWConfig;
 use crate::train::run_dir::Start;
 use crate::train::schedule::{Schedule, Shape};
 use anyhow::{Context, bail, ensure};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 macro_rules! take {
@@ -102,7 +104,7 @@ impl Args {
             dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
         let (of, start) = match (is_checkpoint, dir.parent()) {
             (true, Some(parent)) => (parent.to_path_buf(), Start::ResumeFrom(dir.clone())),
-            _ => (dir.clone(), Start::Resume),
+            _ => (dir.clone(), Start::ResumeNewest),
         };
         let of = if of.as_os_str().is_empty() { PathBuf::from(".") } else { of };
         let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
@@ -162,13 +164,73 @@ impl Args {
         }
     }
 
-    /// Checks that an adapter that is trained on is of the kind that is asked for.
-    pub fn check_resumed(&self, adapter: &PeftConfig) -> anyhow::Result<()> {
-        let kind = if adapter.use_dora { FineTuneType::Dora } else { FineTuneType::Lora };
+    /// Checks that an adapter that is trained on, on this model, is what is asked for.
+    pub fn check_resumed(&self, adapter: &Adapter, model: &Model) -> anyhow::Result<()> {
+        let Adapter { config, tensors, .. } = adapter;
+        let kind = if config.use_dora { FineTuneType::Dora } else { FineTuneType::Lora };
         if let Some(wanted) = self.fine_tune_type.filter(|wanted| *wanted != kind) {
             bail!("--resume-adapter-file: wants a {} adapter, got {}", wanted.name(), kind.name());
         }
-        let (mut wanted, mut saved) = (self.modules_to_save(), adapter.modules_to_save.clone());
+        let given = self.lora_parameters.clone().unwrap_or_default();
+        let mut differ = Vec::new();
+        // Over all modules: a pattern may give some of them another.
+        let mut number = |flag: &str, wanted: Option<f64>, of: &dyn Fn(&str) -> crate::Result<f64>| {
+            let Some(wanted) = wanted else { return Ok(()) };
+            for module in tensors.keys() {
+                let got = of(module)?;
+                if (got - wanted).abs() > 1e-6 * wanted.abs() {
+                    differ.push((format!("{flag} {wanted}"), format!("{flag} {got}")));
+                    break;
+                }
+            }
+            Ok::<_, crate::Error>(())
+        };
+        let scale = if self.alpha.is_some() { None } else { self.scale.or(given.scale) };
+        number("--rank", self.rank.or(given.rank).map(|r| r as f64), &|m| Ok(config.rank(m)? as f64))?;
+        number("--scale", scale, &|m| config.scale(m))?;
+        let alpha = |m: &str| {
+            let rank = config.rank(m)? as f64;
+            Ok(config.scale(m)? * if config.use_rslora { rank.sqrt() } else { rank })
+        };
+        number("--alpha", self.alpha, &alpha)?;
+        number("--dropout", self.dropout.or(given.dropout), &|_| Ok(config.lora_dropout))?;
+
+        let layer = |path: &str| path.split('.').find_map(|part| part.parse::<usize>().ok());
+        let layers: BTreeSet<_> = tensors.keys().map(|path| layer(path)).collect();
+        let (count, asked) = (model.layers().len(), self.lora(model.layers().len())?);
+        if let Some(wanted) = self.num_layers {
+            let last = asked.layers_to_transform.clone().unwrap_or_else(|| (0..count).collect());
+            if layers != last.into_iter().map(Some).collect() {
+                differ
+                    .push((format!("--num-layers {wanted}"), format!("{} of {count} layers", layers.len())));
+            }
+        }
+        if let Some(wanted) = self.target_modules.clone().or(given.keys.map(|keys| keys.join(","))) {
+            let everywhere = PeftConfig { layers_to_transform: None, ..asked };
+            let mut chosen = BTreeSet::new();
+            for (path, _) in model.linears() {
+                if layers.contains(&layer(&path)) && everywhere.targets(&path)? {
+                    chosen.insert(path);
+                }
+            }
+            if !chosen.iter().eq(tensors.keys()) {
+                let names: BTreeSet<&str> =
+                    tensors.keys().filter_map(|path| path.rsplit('.').next()).collect();
+                let names: Vec<&str> = names.into_iter().collect();
+                differ.push((
+                    format!("--target-modules {wanted}"),
+                    format!("{} modules named {}", tensors.len(), names.join(",")),
+                ));
+            }
+        }
+        let (wanted, got): (Vec<String>, Vec<String>) = differ.into_iter().unzip();
+        ensure!(
+            wanted.is_empty(),
+            "--resume-adapter-file: wants an adapter of {}, got {}: leave them out to train it as it is",
+            wanted.join(", "),
+            got.join(", ")
+        );
+        let (mut wanted, mut saved) = (self.modules_to_save(), config.modules_to_save.clone());
         wanted.sort();
         saved.sort();
         ensure!(
