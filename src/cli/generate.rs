@@ -184,7 +184,7 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
         let format = template.as_ref().and_then(|template| ToolFormat::of(template.tool_source()));
         let calls = tools.as_ref().map(|tools| {
             let Some(format) = format else { return Vec::new() };
-            let (rest, calls) = tool_calls(format, tools, &text, &generation.text);
+            let (rest, calls) = tool_calls(format, tools, &text, &generation.text, 0);
             if !calls.is_empty() && generation.finish_reason == FinishReason::Stop {
                 generation.finish_reason = FinishReason::ToolCalls;
             }

@@ -108,12 +108,12 @@ pub struct ToolParser {
 }
 
 impl ToolParser {
-    /// A parser of one answer of a model that was offered `tools`.
-    pub fn new(format: ToolFormat, tools: &Value) -> Self {
+    /// A parser of one answer of a model that was offered `tools`, and has made `calls` calls before.
+    pub fn new(format: ToolFormat, tools: &Value, calls: usize) -> Self {
         let list = tools.as_array().map_or(&[][..], Vec::as_slice);
         let names = list.iter().filter_map(|tool| tool["function"]["name"].as_str());
         let names = names.map(str::to_string).collect();
-        ToolParser { format, names, held: String::new(), inside: false, started: false, calls: 0 }
+        ToolParser { format, names, held: String::new(), inside: false, started: false, calls }
     }
 
     /// Takes the next piece of text; what is certain now.
@@ -208,10 +208,17 @@ impl ToolParser {
     }
 }
 
-/// The calls in a whole answer to `prompt`, and the text beside them. What a thinking model considers is no call.
-pub fn tool_calls(format: ToolFormat, tools: &Value, prompt: &str, text: &str) -> (String, Vec<ToolCall>) {
+/// The calls in a whole answer to `prompt`, and the text beside them; `before` it were so many calls. What a thinking
+/// model considers is no call.
+pub fn tool_calls(
+    format: ToolFormat,
+    tools: &Value,
+    prompt: &str,
+    text: &str,
+    before: usize,
+) -> (String, Vec<ToolCall>) {
     let (thoughts, answer) = text.split_at(answer_start(prompt, text));
-    let mut parser = ToolParser::new(format, tools);
+    let mut parser = ToolParser::new(format, tools, before);
     let mut said = parser.push(answer);
     said.extend(parser.finish());
     let (mut rest, mut calls) = (thoughts.to_string(), Vec::new());

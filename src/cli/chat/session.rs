@@ -98,12 +98,9 @@ impl Session {
     /// The user says something, and the model answers.
     pub fn ask(&mut self, line: &str, screen: Screen) -> anyhow::Result<()> {
         let text = line.trim_start().strip_prefix("//").map(|rest| format!("/{rest}"));
+        let before = self.talk.clone();
         self.talk.ask(text.as_deref().unwrap_or(line));
-        let said = self.answer(screen);
-        if !matches!(said, Ok(true)) {
-            self.talk.undo();
-        }
-        said.map(drop)
+        self.answer_or(before, screen)
     }
 
     /// Does what a command says.
@@ -117,11 +114,7 @@ impl Session {
             Command::Retry => {
                 let before = self.talk.clone();
                 ensure!(self.talk.retract(), "/retry: wants a question to answer, got none");
-                let said = self.answer(screen);
-                if !matches!(said, Ok(true)) {
-                    self.talk = before;
-                }
-                said?;
+                self.answer_or(before, screen)?;
             }
             Command::Undo => match self.talk.undo() {
                 Some(text) => screen.say(format!("Taken back: {text}")),
@@ -154,10 +147,11 @@ impl Session {
             Command::Save(path) => self.save(&path, screen)?,
             Command::Load(path) => self.load(&path, screen)?,
             Command::Tool(text) => {
+                let before = self.talk.clone();
                 ensure!(self.talk.tool_result(&text), "/tool: wants a call that has no result yet, got none");
                 match self.talk.pending().first() {
                     Some((_, name)) => screen.say(format!("{name} wants a result, too: /tool TEXT")),
-                    None => drop(self.answer(screen)?),
+                    None => self.answer_or(before, screen)?,
                 }
             }
             Command::Stats => screen.say(self.stats()),
@@ -165,6 +159,15 @@ impl Session {
             Command::Exit => {}
         }
         Ok(())
+    }
+
+    /// Lets the model answer; the conversation is as it was `before` if it said nothing.
+    fn answer_or(&mut self, before: Conversation, screen: Screen) -> anyhow::Result<()> {
+        let said = self.answer(screen);
+        if !matches!(said, Ok(true)) {
+            self.talk = before;
+        }
+        said.map(drop)
     }
 
     /// Lets the model answer; whether it said anything before it was stopped.
@@ -184,8 +187,9 @@ impl Session {
         options.max_tokens = Some(options.max_tokens.map_or(room, |most| most.min(room)));
 
         let calls = self.tool_format.zip(self.talk.tools.clone());
-        let mut view = screen
-            .answer(&fitted.text, calls.as_ref().map(|(format, tools)| ToolParser::new(*format, tools)));
+        let called = self.talk.calls();
+        let parser = calls.as_ref().map(|(format, tools)| ToolParser::new(*format, tools, called));
+        let mut view = screen.answer(&fitted.text, parser);
         let mut shown = Ok(());
         let on_event = |event: Event| {
             if let Event::Token { text, .. } = event {
@@ -214,7 +218,7 @@ impl Session {
         }
         if said {
             let (text, calls) = match calls {
-                Some((format, tools)) => tool_calls(format, &tools, &fitted.text, &answer.text),
+                Some((format, tools)) => tool_calls(format, &tools, &fitted.text, &answer.text, called),
                 None => (answer.text.clone(), Vec::new()),
             };
             self.talk.answer(&fitted.text, &text, &calls);
@@ -305,7 +309,8 @@ impl Session {
             (std::fs::read_to_string(path).map_err(crate::Error::io(path))?, None)
         };
         let mut value: Value = serde_json::from_str(&text).with_context(wants)?;
-        let Value::Array(messages) = value["messages"].take() else { bail!(wants()) };
+        let messages = value.get_mut("messages").map(Value::take).unwrap_or(value);
+        let Value::Array(messages) = messages else { bail!(wants()) };
         self.talk.restore(&what, messages)?;
         if let Some(cache) = cache {
             self.caches.insert(self.active.clone(), cache);

@@ -42,6 +42,25 @@ fn a_batch_answers_each_row_as_alone_and_in_order() {
         format!("generate --model {} --dtype f32 --temp 0 --max-tokens 40 --json --prompt", embedded());
     let args: Vec<&str> = args.split(' ').chain(["Tell me a story about 0 foxes."]).collect();
     assert_eq!(place.run_with(&args, "").ok().json()["text"], lines[0]["text"]);
+
+    // The system prompt of the flag is that of messages without one; no tools are no tools.
+    let user = json!({"role": "user", "content": "Who are you?"});
+    let system = json!({"role": "system", "content": "Be kind."});
+    let rows = [
+        json!({"messages": [user], "tools": []}),
+        json!({"prompt": "Who are you?"}),
+        json!({"messages": [system, user]}),
+    ];
+    place.write("in.jsonl", rows.map(|row| row.to_string() + "\n").concat());
+    let tokens = |more: &[&str], name: &str| -> Vec<u64> {
+        let args =
+            format!("generate --model {} --max-tokens 2 --prompts in.jsonl --output {name}", embedded());
+        place.run_with(&[&args.split(' ').collect::<Vec<_>>(), more].concat(), "").ok();
+        jsonl(&place.path(name)).iter().map(|line| line["prompt_tokens"].as_u64().unwrap()).collect()
+    };
+    let (with, without) = (tokens(&["--system-prompt", "Be so very kind."], "with"), tokens(&[], "without"));
+    assert_eq!((with[0], with[2], without[0]), (with[1], without[2], without[1]));
+    assert!(with[0] > with[2] && with[2] > without[0], "{with:?} {without:?}");
 }
 
 #[test]
@@ -56,26 +75,28 @@ fn a_killed_batch_goes_on_after_its_last_whole_line() {
     place.run(&format!("{flags} whole.jsonl --batch-size 4")).ok();
     let whole = std::fs::read(place.path("whole.jsonl")).unwrap();
     let out = place.path("out.jsonl");
-    let mut kills = 0;
-    for size in [1, 2, 3] {
-        let before = std::fs::metadata(&out).map_or(0, |file| file.len());
+    let len = || std::fs::metadata(&out).map_or(0, |file| file.len());
+    let mut lines = 0;
+    for size in [1, 2, 8, 3] {
+        let before = len();
         let line = format!("{flags} out.jsonl --batch-size {size}");
         let mut child = place.start(&line.split(' ').collect::<Vec<_>>());
         let since = Instant::now();
-        while std::fs::metadata(&out).map_or(0, |file| file.len()) == before
-            && child.try_wait().unwrap().is_none()
-        {
+        // Shorter for a moment: what was torn goes first.
+        while len() <= before {
             assert!(since.elapsed() < Duration::from_secs(60));
+            assert!(child.try_wait().unwrap().is_none(), "it was over before it was killed");
         }
-        kills += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
-        // As if it had been killed while it wrote.
         let mut bytes = std::fs::read(&out).unwrap();
-        bytes.extend_from_slice(b"{\"index\": 99, \"te");
+        let now = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        assert!(now > lines && now < 60, "{now} after {lines}");
+        lines = now;
+        // As if it had been killed while it wrote.
+        bytes.extend_from_slice(format!("{{\"index\":{now},\"te").as_bytes());
         std::fs::write(&out, bytes).unwrap();
     }
-    assert!(kills > 0, "every run was over before it was killed");
     let ended = place.run(&format!("{flags} out.jsonl")).ok();
     assert!(ended.stderr.contains("were there already"), "{}", ended.stderr);
     assert_eq!(std::fs::read(&out).unwrap(), whole);
@@ -94,14 +115,44 @@ fn a_killed_batch_goes_on_after_its_last_whole_line() {
         let error = place.run(&format!("{flags} out.jsonl")).error();
         assert!(error.starts_with(words), "{error}");
     }
-    place.write("notes.txt", "my notes\nand more");
-    let error = place.run(&format!("{flags} notes.txt")).error();
-    assert!(error.starts_with("notes.txt:1: wants the answer to row 1"), "{error}");
-    assert_eq!(std::fs::read(place.path("notes.txt")).unwrap(), b"my notes\nand more");
+    for notes in ["my notes\nand more", "my precious notes", "{\"index\":1,\"text\":\"x", "\n", " "] {
+        place.write("notes.txt", notes);
+        let error = place.run(&format!("{flags} notes.txt")).error();
+        assert!(error.starts_with("notes.txt:1: wants the answer to row 1"), "{error}");
+        assert_eq!(std::fs::read_to_string(place.path("notes.txt")).unwrap(), notes);
+    }
+    place.write("one.jsonl", r#"{"prompt": "x"}"#);
+    let error = place.run(&format!("{flags} ./one.jsonl").replace("in.jsonl", "one.jsonl")).error();
+    assert!(error.contains("wants a file of its own for the answers, got the file of the rows"), "{error}");
+    assert_eq!(std::fs::read_to_string(place.path("one.jsonl")).unwrap(), r#"{"prompt": "x"}"#);
+    for device in [".", if cfg!(unix) { "/dev/null" } else { "." }] {
+        let error = place.run(&format!("{flags} {device}")).error();
+        assert!(error.contains("got a directory, a device or a pipe"), "{error}");
+    }
     // Rows that were added are answered.
     place.write("in.jsonl", questions(61));
     let ended = place.run(&format!("{flags} out.jsonl")).ok();
     assert!(ended.stderr.contains("Answered 1 of 61 rows, 60 were there already"), "{}", ended.stderr);
+}
+
+/// In bf16, rows are rounded otherwise in a batch of eight than in another.
+#[test]
+fn a_run_that_goes_on_makes_the_batches_it_would_have_made() {
+    let place = Place::new();
+    place.write("in.jsonl", questions(20));
+    let flags = format!(
+        "generate --model {} --dtype bf16 --temp 1 --seed 5 --max-tokens 40 --batch-size 8 --prompts in.jsonl --output",
+        embedded()
+    );
+    place.run(&format!("{flags} whole.jsonl")).ok();
+    let whole = std::fs::read_to_string(place.path("whole.jsonl")).unwrap();
+    for done in [3, 13, 19] {
+        let lines: Vec<&str> = whole.split_inclusive('\n').take(done).collect();
+        place.write("out.jsonl", lines.concat());
+        let ended = place.run(&format!("{flags} out.jsonl --prefill-step-size 7")).ok();
+        assert!(ended.stderr.contains(&format!("{done} were there already")), "{}", ended.stderr);
+        assert_eq!(std::fs::read_to_string(place.path("out.jsonl")).unwrap(), whole, "after {done}");
+    }
 }
 
 #[test]
@@ -109,8 +160,9 @@ fn bad_rows_are_named_before_the_first_answer() {
     let place = Place::new();
     let good = "{\"prompt\": \"x\"}\n\n";
     for (row, words) in [
-        ("{\"text\": \"x\"}", "in.jsonl:3: wants row: a prompt or messages, got neither"),
+        ("{\"id\": \"x\"}", "in.jsonl:3: wants row: a prompt or messages, got neither"),
         ("{\"prompt\": \"x\", \"messages\": []}", "in.jsonl:3: wants row: a prompt or messages, got both"),
+        ("{\"messages\": []}", "in.jsonl:3: wants messages: at least one, got none"),
         ("nonsense", "in.jsonl:3: wants {\"prompt\""),
         ("{\"prompt\": 3}", "in.jsonl:3: wants {\"prompt\""),
         ("{\"prompt\": \"x\", \"max_tokens\": 0}", "in.jsonl:3: wants max_tokens: at least 1, got 0"),
@@ -123,6 +175,15 @@ fn bad_rows_are_named_before_the_first_answer() {
         assert!(error.starts_with(words), "{error}");
         assert!(!place.path("out.jsonl").exists());
     }
+    place.write("in.jsonl", r#"{"prompt": "x", "max_token": 3}"#);
+    let run = |more: &str| {
+        place.run(&format!("generate --model {} --prompts in.jsonl --output out.jsonl{more}", embedded()))
+    };
+    let error = run("").error();
+    assert!(error.starts_with("in.jsonl:1: ") && error.contains("unknown field `max_token`"), "{error}");
+    place.write("in.jsonl", r#"{"prompt": "x", "tools": [{"function": {"name": "f"}}]}"#);
+    let error = run(" --ignore-chat-template").error();
+    assert!(error.starts_with("in.jsonl:1: wants tools: a chat template"), "{error}");
     place.write("in.jsonl", json!({"prompt": "word ".repeat(600)}).to_string());
     let error =
         place.run(&format!("generate --model {} --prompts in.jsonl --output out.jsonl", embedded())).error();
