@@ -281,7 +281,7 @@ fn job(
             if let Some(tools) = tools {
                 check_tools("tools", tools)?;
                 options.skip_special_tokens = false;
-                format = ToolFormat::of(template.tool_source());
+                format = ToolFormat::for_tools("tools", template, tools, &messages, &defaults.variables)?;
             }
             (text, tokens, format.zip(tools.cloned()))
         }
@@ -334,3 +334,6 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::stop::begins;
 use super::thinking::answer_start;
+use crate::load::ChatTemplate;
 use crate::{Error, Result};
 
 /// How a model writes a call.
@@ -34,6 +35,25 @@ impl ToolFormat {
             t if t.contains("<tool_call>") => Some(ToolFormat::Hermes),
             t if t.contains("<|python_tag|>") || t.contains("\"parameters\": ") => Some(ToolFormat::Llama),
             _ => None,
+        }
+    }
+
+    /// As [`of`](Self::of), for a conversation in which the model is offered `tools`, which `what` names; a template
+    /// that does not show them to it is an error.
+    pub fn for_tools(
+        what: &str,
+        template: &ChatTemplate,
+        tools: &Value,
+        messages: &[Value],
+        variables: &Map<String, Value>,
+    ) -> Result<Option<Self>> {
+        let shown = |tools| template.render(messages, tools, true, variables).ok();
+        // One that refuses the conversation says why when it is rendered.
+        match (shown(Some(tools)), shown(None)) {
+            (Some(with), Some(without)) if with == without => {
+                Err(Error::wants(what, "a chat template that knows tools", "one that does not show them"))
+            }
+            _ => Ok(Self::of(template.tool_source())),
         }
     }
 

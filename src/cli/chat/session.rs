@@ -12,6 +12,8 @@ use crate::models::{Model, ReadyAdapter};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -300,9 +302,11 @@ impl Session {
     pub fn load(&mut self, path: &Path, screen: Screen) -> anyhow::Result<()> {
         let what = path.display().to_string();
         let wants = || format!("{what}: wants a conversation: {{\"messages\": [...]}}");
-        let (text, cache) = if path.extension().is_some_and(|end| end == "safetensors") {
+        let (text, cache) = if is_cache(path)? {
             let notes = cache_notes(path)?;
-            let messages = notes.get("messages").with_context(wants)?;
+            let messages = notes.get("messages").with_context(|| {
+                format!("{what}: wants a conversation, got a prompt of cache-prompt (generate --prompt-cache-file)")
+            })?;
             let cache = PromptCache::load(path, &self.model)?.0;
             (format!("{{\"messages\": {messages}}}"), Some(cache))
         } else {
@@ -317,6 +321,11 @@ impl Session {
         }
         screen.say(format!("{what}: {} messages", self.talk.messages().len()));
         Ok(())
+    }
+
+    /// Changes what the model is told before the conversation.
+    pub fn set_system(&mut self, text: String) {
+        self.talk.system = Some(text);
     }
 
     fn stats(&self) -> String {
@@ -345,6 +354,14 @@ impl Session {
         let turns = self.talk.turns() - self.talk.forgotten();
         Ok(format!("{used} of {context} tokens; turns {turns}, left out {}", self.talk.forgotten()))
     }
+}
+
+/// Whether a file is a prompt cache, by its name or its content: a safetensors file begins with a length in eight bytes,
+/// of which the last is zero.
+fn is_cache(path: &Path) -> anyhow::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(path).and_then(|file| file.take(8).read_to_end(&mut begin)).map_err(crate::Error::io(path))?;
+    Ok(path.extension().is_some_and(|end| end == "safetensors") || begin.get(7) == Some(&0))
 }
 
 /// A setting as it is typed.

@@ -1,6 +1,6 @@
 //! `generate --prompts`: a file of prompts, a file of answers.
 
-use super::{Args, Opened, prompt};
+use super::{Args, Opened};
 use crate::cli::interrupt;
 use crate::cli::terminal::note;
 use crate::generate::{Event, JobDefaults, Jobs};
@@ -14,7 +14,7 @@ pub fn run(args: &Args, opened: &Opened, prompts: &Path, output: &Path) -> anyho
         template: opened.template.as_ref(),
         system: args.system_prompt.as_deref(),
         tools: opened.tools.as_ref(),
-        variables: args.chat_template_config.as_deref().map_or(Ok(Default::default()), prompt::variables)?,
+        variables: opened.variables.clone(),
     };
     let context = opened.config.max_position_embeddings;
     // Bad rows are told of before the weights are read, which takes a while.

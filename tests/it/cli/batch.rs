@@ -135,26 +135,6 @@ fn a_killed_batch_goes_on_after_its_last_whole_line() {
     assert!(ended.stderr.contains("Answered 1 of 61 rows, 60 were there already"), "{}", ended.stderr);
 }
 
-/// In bf16, rows are rounded otherwise in a batch of eight than in another.
-#[test]
-fn a_run_that_goes_on_makes_the_batches_it_would_have_made() {
-    let place = Place::new();
-    place.write("in.jsonl", questions(20));
-    let flags = format!(
-        "generate --model {} --dtype bf16 --temp 1 --seed 5 --max-tokens 40 --batch-size 8 --prompts in.jsonl --output",
-        embedded()
-    );
-    place.run(&format!("{flags} whole.jsonl")).ok();
-    let whole = std::fs::read_to_string(place.path("whole.jsonl")).unwrap();
-    for done in [3, 13, 19] {
-        let lines: Vec<&str> = whole.split_inclusive('\n').take(done).collect();
-        place.write("out.jsonl", lines.concat());
-        let ended = place.run(&format!("{flags} out.jsonl --prefill-step-size 7")).ok();
-        assert!(ended.stderr.contains(&format!("{done} were there already")), "{}", ended.stderr);
-        assert_eq!(std::fs::read_to_string(place.path("out.jsonl")).unwrap(), whole, "after {done}");
-    }
-}
-
 #[test]
 fn bad_rows_are_named_before_the_first_answer() {
     let place = Place::new();
@@ -263,6 +243,18 @@ fn a_tool_call_is_reported_as_openai_does() {
         talk["messages"][2],
         json!({"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "sunny"})
     );
+    place.write("model/chat_template.jinja", "{{ messages[0].content }}");
+    let ask = format!("generate --model model --tools tools.json --max-tokens 2 --prompt {}", name(5));
+    let wants = "wants a chat template that knows tools, got one that does not show them";
+    assert_eq!(place.run(&ask).error(), format!("--tools: {wants}"));
+    assert_eq!(place.run("chat --model model --tools tools.json").error(), format!("--tools: {wants}"));
+    let row = json!({"prompt": name(5), "tools": [{"function": {"name": "f"}}]});
+    place.write("rows.jsonl", row.to_string());
+    let error = place.run("generate --model model --prompts rows.jsonl --output o.jsonl").error();
+    assert!(error.starts_with("rows.jsonl:1: wants tools: a chat template that knows tools"), "{error}");
+    place.write("model/chat_template.jinja", "{{ messages[0].content }}{% if tools %} t7{% endif %}");
+    let ended = place.run(&ask).ok();
+    assert!(ended.stderr.contains("note: --tools: the model writes calls in a way"), "{}", ended.stderr);
     let error = place.run("generate --model model --prompt x --tools in.jsonl").error();
     assert!(error.starts_with("--tools in.jsonl: wants a list of tools"), "{error}");
 }

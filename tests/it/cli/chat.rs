@@ -265,6 +265,10 @@ fn a_saved_conversation_goes_on_without_reading_it_again() {
     let rest = chat(&place, &format!("{flags} --load a.safetensors"), &["Tell me a story.", "/stats"]).ok();
     assert!(whole.stdout.ends_with(&rest.stdout) && whole.stdout.len() > rest.stdout.len());
     assert_eq!(reads(&whole.stderr), reads(&rest.stderr));
+    // A system prompt that is given is used, whatever the file says.
+    let load = format!("{flags} --load a.safetensors --system-prompt Brief.");
+    chat(&place, &load, &["/save b.json"]).ok();
+    assert_eq!(messages(&place, "b.json")[0], json!({"role": "system", "content": "Brief."}));
     let error = chat(&place, &format!("{} --load a.safetensors", flags.replace("f32", "bf16")), &[]).error();
     assert!(
         error.starts_with(
