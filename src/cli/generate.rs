@@ -17,7 +17,7 @@ use crate::load::{ChatTemplate, ModelDir, Tokenizer};
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
 use anyhow::bail;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -89,6 +89,9 @@ pub struct Args {
     verbose: bool,
 }
 
+/// Tokens at the end of a cached prompt that may go without a word.
+const SEAM: usize = 4;
+
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Answer<'a> {
@@ -122,6 +125,8 @@ struct Opened {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     tools: Option<Value>,
+    tool_format: Option<ToolFormat>,
+    variables: Map<String, Value>,
     options: GenerateOptions,
 }
 
@@ -132,10 +137,15 @@ impl Opened {
         let (tokenizer, template) = (dir.tokenizer()?, dir.chat_template()?);
         let template = template.filter(|_| !args.ignore_chat_template);
         let tools = args.tools.as_deref().map(prompt::tools).transpose()?;
+        let variables = args.chat_template_config.as_deref().map_or(Ok(Map::new()), prompt::variables)?;
+        let tool_format = match (&template, &tools) {
+            (Some(template), Some(tools)) => prompt::tool_format(template, tools, &variables)?,
+            _ => None,
+        };
         let mut options = args.sampling.options(&dir, &tokenizer)?;
         options.top_logprobs = args.top_logprobs;
         options.skip_special_tokens = tools.is_none();
-        Ok(Opened { dir, config, tokenizer, template, tools, options })
+        Ok(Opened { dir, config, tokenizer, template, tools, tool_format, variables, options })
     }
 
     /// The model with the adapter.
@@ -148,13 +158,19 @@ impl Opened {
 fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
     let (tools, template) = (opened.tools.take(), opened.template.take());
     let before = args.prompt_cache_file.as_deref().map(cache_notes).transpose()?.unwrap_or_default();
+    if let (Some(path), false) = (&args.prompt_cache_file, before.contains_key("prompt")) {
+        let path = path.display();
+        bail!(
+            "{path}: wants what cache-prompt has saved, got a conversation (chat --load {path} goes on with it)"
+        );
+    }
     let note = |name: &str| before.get(name).map(String::as_str);
     let whole = format!("{}{prompt}", note("prompt").unwrap_or_default());
     let parts = prompt::Parts {
         prompt: &whole,
         system: args.system_prompt.as_deref().or(note("system").filter(|_| template.is_some())),
         prefill: args.prefill_response.as_deref(),
-        variables: args.chat_template_config.as_deref().map_or(Ok(Default::default()), prompt::variables)?,
+        variables: std::mem::take(&mut opened.variables),
         tools: tools.as_ref(),
     };
     let (text, ids) = parts.encode(&opened.tokenizer, template.as_ref())?;
@@ -165,7 +181,15 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
         Some(path) => PromptCache::load(path, &model)?.0,
         None => PromptCache::new(),
     };
-    let Opened { tokenizer, options, .. } = opened;
+    let held = cache.tokens().len();
+    let used = cache.tokens().iter().zip(&ids).take_while(|(held, wanted)| held == wanted).count();
+    // The last few may make other tokens with what comes after them.
+    if used + SEAM < held {
+        terminal::note(format!(
+            "only {used} of {held} cached tokens are of use: the prompt differs there (other template or system prompt?)"
+        ));
+    }
+    let Opened { tokenizer, tool_format: format, options, .. } = opened;
     let mut written = Ok(());
     let on_event = |event: Event| {
         if let (Event::Token { text, .. }, false) = (event, args.json) {
@@ -181,10 +205,9 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
     };
     written?;
     if args.json {
-        let format = template.as_ref().and_then(|template| ToolFormat::of(template.tool_source()));
         let calls = tools.as_ref().map(|tools| {
             let Some(format) = format else { return Vec::new() };
-            let (rest, calls) = tool_calls(format, tools, &text, &generation.text);
+            let (rest, calls) = tool_calls(format, tools, &text, &generation.text, 0);
             if !calls.is_empty() && generation.finish_reason == FinishReason::Stop {
                 generation.finish_reason = FinishReason::ToolCalls;
             }

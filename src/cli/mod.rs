@@ -110,6 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     interrupt::install(match cli.verb {
         Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
         Verb::Fuse(_) | Verb::Convert(_) => Some("stopping; once more to stop at once"),
+        Verb::Chat(_) => Some("stopping; once more ends the chat"),
         _ => None,
     })?;
     // On a thread of the pool, parallel work starts without a hand-over from outside.

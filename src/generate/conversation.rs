@@ -53,7 +53,10 @@ impl Conversation {
     pub fn restore(&mut self, what: &str, messages: Vec<Value>) -> Result<()> {
         for message in &messages {
             let known = ["system", "user", "assistant", "tool"];
-            if !message["role"].as_str().is_some_and(|role| known.contains(&role)) {
+            let calls = message["tool_calls"].is_array();
+            if !message["role"].as_str().is_some_and(|role| known.contains(&role))
+                || !(message["content"].is_string() || message["content"].is_array() || calls)
+            {
                 return Err(Error::wants(what, "messages with a role and content", message.to_string()));
             }
         }
@@ -93,6 +96,11 @@ impl Conversation {
         self.messages.push(message);
     }
 
+    /// How many calls the model has made.
+    pub fn calls(&self) -> usize {
+        self.messages.iter().filter_map(|message| message["tool_calls"].as_array()).map(Vec::len).sum()
+    }
+
     /// The calls of the last answer that have no result yet: their ids and names.
     pub fn pending(&self) -> Vec<(String, String)> {
         let results = self.messages.iter().rev().take_while(|message| message["role"] == "tool").count();
@@ -126,6 +134,7 @@ impl Conversation {
     pub fn retract(&mut self) -> bool {
         if self.messages.last().is_some_and(|message| message["role"] == "assistant") {
             self.messages.pop();
+            self.first = self.first.min(self.messages.len());
         }
         !self.messages.is_empty()
     }
@@ -133,7 +142,8 @@ impl Conversation {
     /// The prompt of the next answer, with room for `reserve` tokens in a context of `context`.
     ///
     /// When it does not fit, turns are left out from the oldest on, until half of the context is free or one turn is
-    /// left; they stay left out, so that the turns to come find what they have in common in the cache.
+    /// left; they stay left out, so that the turns to come find what they have in common in the cache. When not even
+    /// one turn fits, none is left out.
     pub fn fit(
         &mut self,
         template: &ChatTemplate,
@@ -141,24 +151,26 @@ impl Conversation {
         context: usize,
         reserve: usize,
     ) -> Result<Fitted> {
-        let mut dropped = 0;
+        let (mut dropped, mut first) = (0, self.first);
         loop {
-            let shown = self.with_system(&self.messages[self.first..]);
+            let shown = self.with_system(&self.messages[first..]);
             let text = template.render(&shown, self.tools.as_ref(), true, &self.variables)?;
             let tokens = tokenizer.encode(&text, false)?;
             let most = if dropped == 0 { context.saturating_sub(reserve) } else { context / 2 };
-            let next =
-                self.messages[self.first..].iter().skip(1).position(is_user).map(|at| self.first + 1 + at);
+            let next = self.messages[first..].iter().skip(1).position(is_user).map(|at| first + 1 + at);
             match next {
                 Some(next) if tokens.len() > most => {
-                    self.first = next;
+                    first = next;
                     dropped += 1;
                 }
                 None if tokens.len() >= context => {
                     let wants = format!("a turn of fewer tokens than the model's context, {context}");
                     return Err(Error::wants("conversation", wants, tokens.len().to_string()));
                 }
-                _ => return Ok(Fitted { text, tokens, dropped }),
+                _ => {
+                    self.first = first;
+                    return Ok(Fitted { text, tokens, dropped });
+                }
             }
         }
     }
@@ -211,6 +223,7 @@ mod tests {
         assert_eq!(talk.messages().len(), 13, "the history is whole");
         let error = talk.fit(&template, &tokenizer, 5, 2).unwrap_err().to_string();
         assert!(error.contains("wants a turn of fewer tokens than the model's context, 5"), "{error}");
+        assert_eq!(talk.forgotten(), cut.dropped, "nothing is left out for what does not fit");
     }
 
     #[test]
@@ -225,9 +238,11 @@ mod tests {
         assert_eq!(saved.len(), 5);
         talk.restore("x", saved.clone()).unwrap();
         assert_eq!((talk.system.as_deref(), talk.saved()), (Some("S"), saved));
-        assert!(
-            talk.restore("file", vec![json!({"role": "king"})]).unwrap_err().to_string().starts_with("file:")
-        );
+        for bad in [json!({"role": "king", "content": "x"}), json!({"role": "user"}), json!("x"), json!([1])]
+        {
+            let error = talk.restore("file", vec![bad]).unwrap_err().to_string();
+            assert!(error.starts_with("file: wants messages with a role and content"), "{error}");
+        }
     }
 
     #[test]

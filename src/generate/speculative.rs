@@ -48,13 +48,37 @@ impl<D: CausalLm> Draft<D> {
         Err(Error::wants("draft model", wants, show(own.token(id))))
     }
 
+    /// Reads what the row has so far, that the first proposal need not; a break if `on_event` asked for it.
+    fn prefill(
+        &mut self,
+        row: &mut Row,
+        chunk: usize,
+        on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        if self.room(&row.tokens) == 0 {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let started = Instant::now();
+        let read = read_rest(&self.model, &mut self.cache, &row.tokens, chunk, |_| {
+            // The model has read the prompt: there is no more to tell of.
+            on_event(Event::Prefill { done: row.prompt_len, total: row.prompt_len })
+        })?;
+        row.prefill_seconds += started.elapsed().as_secs_f64();
+        Ok(if read.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    }
+
+    /// How many tokens may follow these.
+    fn room(&self, tokens: &[u32]) -> usize {
+        match tokens.iter().any(|&id| id as usize >= self.model.vocab_size()) {
+            true => 0,
+            false => self.model.max_positions().saturating_sub(tokens.len()),
+        }
+    }
+
     /// Proposes up to `count` tokens to follow the row's, each with the distribution it was drawn from.
     fn propose(&mut self, row: &mut Row, count: usize, chunk: usize) -> Result<Vec<(u32, Distribution)>> {
         let mut tokens = row.tokens.clone();
-        let mut room = self.model.max_positions().saturating_sub(tokens.len());
-        if tokens.iter().any(|&id| id as usize >= self.model.vocab_size()) {
-            room = 0;
-        }
+        let room = self.room(&tokens);
         let mut proposed = Vec::new();
         for _ in 0..count.min(room) {
             let logits =
@@ -99,6 +123,9 @@ pub fn generate_speculative<M: CausalLm, D: CausalLm>(
     let mut row = Row::new(model, tokenizer, 0, Request { prompt, options })?;
     let mut drafted = Drafted::default();
     let Some(logits) = prefill(model, &mut row, cache, chunk, &mut on_event)? else { return Ok(row.end()) };
+    if draft.prefill(&mut row, chunk, &mut on_event)?.is_break() {
+        return Ok(row.end());
+    }
     let started = Instant::now();
     let mut next = row.sampler.sample(&logits, &row.tokens, row.prompt_len)?;
     let mut logits = logits;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::stop::begins;
 use super::thinking::answer_start;
+use crate::load::ChatTemplate;
 use crate::{Error, Result};
 
 /// How a model writes a call.
@@ -34,6 +35,25 @@ impl ToolFormat {
             t if t.contains("<tool_call>") => Some(ToolFormat::Hermes),
             t if t.contains("<|python_tag|>") || t.contains("\"parameters\": ") => Some(ToolFormat::Llama),
             _ => None,
+        }
+    }
+
+    /// As [`of`](Self::of), for a conversation in which the model is offered `tools`, which `what` names; a template
+    /// that does not show them to it is an error.
+    pub fn for_tools(
+        what: &str,
+        template: &ChatTemplate,
+        tools: &Value,
+        messages: &[Value],
+        variables: &Map<String, Value>,
+    ) -> Result<Option<Self>> {
+        let shown = |tools| template.render(messages, tools, true, variables).ok();
+        // One that refuses the conversation says why when it is rendered.
+        match (shown(Some(tools)), shown(None)) {
+            (Some(with), Some(without)) if with == without => {
+                Err(Error::wants(what, "a chat template that knows tools", "one that does not show them"))
+            }
+            _ => Ok(Self::of(template.tool_source())),
         }
     }
 
@@ -108,12 +128,12 @@ pub struct ToolParser {
 }
 
 impl ToolParser {
-    /// A parser of one answer of a model that was offered `tools`.
-    pub fn new(format: ToolFormat, tools: &Value) -> Self {
+    /// A parser of one answer of a model that was offered `tools`, and has made `calls` calls before.
+    pub fn new(format: ToolFormat, tools: &Value, calls: usize) -> Self {
         let list = tools.as_array().map_or(&[][..], Vec::as_slice);
         let names = list.iter().filter_map(|tool| tool["function"]["name"].as_str());
         let names = names.map(str::to_string).collect();
-        ToolParser { format, names, held: String::new(), inside: false, started: false, calls: 0 }
+        ToolParser { format, names, held: String::new(), inside: false, started: false, calls }
     }
 
     /// Takes the next piece of text; what is certain now.
@@ -208,10 +228,17 @@ impl ToolParser {
     }
 }
 
-/// The calls in a whole answer to `prompt`, and the text beside them. What a thinking model considers is no call.
-pub fn tool_calls(format: ToolFormat, tools: &Value, prompt: &str, text: &str) -> (String, Vec<ToolCall>) {
+/// The calls in a whole answer to `prompt`, and the text beside them; `before` it were so many calls. What a thinking
+/// model considers is no call.
+pub fn tool_calls(
+    format: ToolFormat,
+    tools: &Value,
+    prompt: &str,
+    text: &str,
+    before: usize,
+) -> (String, Vec<ToolCall>) {
     let (thoughts, answer) = text.split_at(answer_start(prompt, text));
-    let mut parser = ToolParser::new(format, tools);
+    let mut parser = ToolParser::new(format, tools, before);
     let mut said = parser.push(answer);
     said.extend(parser.finish());
     let (mut rest, mut calls) = (thoughts.to_string(), Vec::new());

@@ -21,28 +21,34 @@ pub enum Line {
     Text(String),
     /// Ctrl-C: what was typed is dropped.
     Dropped,
+    /// What cannot be read: why.
+    Bad(String),
     /// Ctrl-D, or the end of the pipe.
     End,
 }
 
 /// Where lines come from.
 pub enum Input {
-    Terminal { editor: Box<Editor<Assistant, DefaultHistory>>, history: Option<PathBuf> },
-    Pipe,
+    Terminal {
+        editor: Box<Editor<Assistant, DefaultHistory>>,
+        history: Option<PathBuf>,
+    },
+    /// stdin, and how many of its lines were read.
+    Pipe(usize),
 }
 
 impl Input {
     /// The terminal if stdin and stdout are one, else stdin as it is.
     pub fn open(adapters: Vec<String>) -> Self {
         if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
-            return Input::Pipe;
+            return Input::Pipe(0);
         }
         let config = Config::builder()
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
             .max_history_size(HISTORY)
             .map(|builder| builder.build());
-        let Some(mut editor) = config.and_then(Editor::with_config).ok() else { return Input::Pipe };
+        let Some(mut editor) = config.and_then(Editor::with_config).ok() else { return Input::Pipe(0) };
         editor.set_helper(Some(Assistant { adapters }));
         let history = history();
         if let Some(path) = &history {
@@ -61,7 +67,12 @@ impl Input {
     pub fn read(&mut self) -> anyhow::Result<Line> {
         loop {
             let text = match self {
-                Input::Pipe => piped(&mut std::io::stdin().lock())?,
+                Input::Pipe(lines) => match piped(&mut std::io::stdin().lock(), lines)? {
+                    Some(Err(line)) => {
+                        return Ok(Line::Bad(format!("stdin: line {line}: wants UTF-8, got other bytes")));
+                    }
+                    other => other.and_then(Result::ok),
+                },
                 Input::Terminal { editor, history } => match editor.readline("> ") {
                     Ok(text) => {
                         editor.add_history_entry(text.as_str())?;
@@ -92,17 +103,27 @@ fn keep(editor: &mut Editor<Assistant, DefaultHistory>, path: &Path) -> anyhow::
     Ok(editor.append_history(path)?)
 }
 
-/// The next line, with those it goes on in; none at the end.
-fn piped(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
-    let mut text = String::new();
-    while input.read_line(&mut text)? > 0 {
-        let whole = text.trim_end_matches(['\n', '\r']).len();
-        if !goes_on(&text[..whole]) {
-            text.truncate(whole);
-            return Ok(Some(text));
+/// The next line, with those it goes on in; none at the end. `lines` were read before. Text that is not UTF-8 is the
+/// number of its line.
+fn piped(input: &mut impl BufRead, lines: &mut usize) -> std::io::Result<Option<Result<String, usize>>> {
+    let (first, mut bytes) = (*lines + 1, Vec::new());
+    while input.read_until(b'\n', &mut bytes)? > 0 {
+        *lines += 1;
+        let whole = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |at| at + 1);
+        if !goes_on(&String::from_utf8_lossy(&bytes[..whole])) {
+            bytes.truncate(whole);
+            return Ok(Some(utf8(bytes, first)));
         }
     }
-    Ok((!text.is_empty()).then_some(text))
+    Ok((!bytes.is_empty()).then(|| utf8(bytes, first)))
+}
+
+/// The text, or the number of the line that is none, the first being `first`.
+fn utf8(bytes: Vec<u8>, first: usize) -> Result<String, usize> {
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        first + good.iter().filter(|&&byte| byte == b'\n').count()
+    })
 }
 
 /// Whether more lines belong to this text.
@@ -180,11 +201,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_that_is_no_text_is_told_by_its_number() {
+        let mut input = &b"one\ntwo\\\n\xff\nthree\n\xfe"[..];
+        let mut read = 0;
+        let mut next = || piped(&mut input, &mut read).unwrap();
+        assert_eq!(next(), Some(Ok("one".into())));
+        assert_eq!(next(), Some(Err(3)));
+        assert_eq!((next(), next(), next()), (Some(Ok("three".into())), Some(Err(5)), None));
+    }
+
+    #[test]
     fn lines_that_go_on_become_one() {
         let mut input = "one\n\ntwo \\\nmore\n\"\"\"a\n  b\\\n\"\"\" c\n\"\"\"x\"\"\"\r\nlast".as_bytes();
-        let mut lines = Vec::new();
-        while let Some(text) = piped(&mut input).unwrap() {
-            lines.push(joined(&text));
+        let (mut lines, mut read) = (Vec::new(), 0);
+        while let Some(text) = piped(&mut input, &mut read).unwrap() {
+            lines.push(joined(&text.unwrap()));
         }
         assert_eq!(lines, ["one", "", "two \nmore", "a\n  b\\ c", "x", "last"]);
     }

@@ -11,7 +11,7 @@ use super::interrupt;
 use super::precision::Precision;
 use super::sampling::Sampling;
 use super::source::{self, ModelArgs};
-use crate::generate::{Conversation, ToolFormat};
+use crate::generate::Conversation;
 use crate::models::{Config, Model};
 use anyhow::{Context, bail, ensure};
 use candle_core::Device;
@@ -29,9 +29,9 @@ use std::path::{Path, PathBuf};
   metal-candle chat --model ./Qwen3-8B --draft-model ./Qwen3-0.6B --system-prompt \"Be brief.\"
   cat questions.txt | metal-candle chat --model ./Qwen3-0.6B --temp 0
 
-/help in the chat lists its commands. Ctrl-C stops an answer, Ctrl-D ends the chat. A line that ends
-in \\ goes on in the next; so does everything between two \"\"\". Over a pipe, answers go to stdout and
-all else to stderr.
+/help in the chat lists its commands. Ctrl-C stops an answer, twice ends the chat at once; Ctrl-D
+ends the chat. A line that ends in \\ goes on in the next; so does everything between two \"\"\". Over a
+pipe, answers go to stdout and all else to stderr.
 What is not given is as the model's generation_config.json says, or greedy.")]
 pub struct Args {
     #[command(flatten)]
@@ -69,6 +69,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let screen = Screen::new(input.is_terminal());
     if let Some(path) = &args.load {
         session.load(path, screen)?;
+        // What is typed now counts more than what was saved.
+        if let Some(system) = &args.system_prompt {
+            session.set_system(system.clone());
+        }
     }
     screen.say(session.greeting(&args.model.model));
     let mut failures = 0;
@@ -79,6 +83,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Line::End => break,
             Line::Dropped => {
                 screen.say("Ctrl-D or /exit ends the chat");
+                continue;
+            }
+            Line::Bad(error) => {
+                screen.fail(error);
+                failures += 1;
                 continue;
             }
             Line::Text(line) => line,
@@ -124,9 +133,12 @@ fn open(args: &Args) -> anyhow::Result<Session> {
     let tools = args.tools.as_deref().map(prompt::tools).transpose()?;
     options.skip_special_tokens = tools.is_none();
     let variables = args.chat_template_config.as_deref().map_or(Ok(Default::default()), prompt::variables)?;
+    let format = match &tools {
+        Some(tools) => prompt::tool_format(&template, tools, &variables)?,
+        None => None,
+    };
     let mut talk = Conversation::default();
     (talk.system, talk.tools, talk.variables) = (args.system_prompt.clone(), tools, variables);
-    let format = ToolFormat::of(template.tool_source());
 
     let model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
     let mut voices: Vec<Voice> = Vec::new();

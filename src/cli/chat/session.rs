@@ -12,6 +12,8 @@ use crate::models::{Model, ReadyAdapter};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -98,12 +100,9 @@ impl Session {
     /// The user says something, and the model answers.
     pub fn ask(&mut self, line: &str, screen: Screen) -> anyhow::Result<()> {
         let text = line.trim_start().strip_prefix("//").map(|rest| format!("/{rest}"));
+        let before = self.talk.clone();
         self.talk.ask(text.as_deref().unwrap_or(line));
-        let said = self.answer(screen);
-        if !matches!(said, Ok(true)) {
-            self.talk.undo();
-        }
-        said.map(drop)
+        self.answer_or(before, screen)
     }
 
     /// Does what a command says.
@@ -117,11 +116,7 @@ impl Session {
             Command::Retry => {
                 let before = self.talk.clone();
                 ensure!(self.talk.retract(), "/retry: wants a question to answer, got none");
-                let said = self.answer(screen);
-                if !matches!(said, Ok(true)) {
-                    self.talk = before;
-                }
-                said?;
+                self.answer_or(before, screen)?;
             }
             Command::Undo => match self.talk.undo() {
                 Some(text) => screen.say(format!("Taken back: {text}")),
@@ -154,10 +149,11 @@ impl Session {
             Command::Save(path) => self.save(&path, screen)?,
             Command::Load(path) => self.load(&path, screen)?,
             Command::Tool(text) => {
+                let before = self.talk.clone();
                 ensure!(self.talk.tool_result(&text), "/tool: wants a call that has no result yet, got none");
                 match self.talk.pending().first() {
                     Some((_, name)) => screen.say(format!("{name} wants a result, too: /tool TEXT")),
-                    None => drop(self.answer(screen)?),
+                    None => self.answer_or(before, screen)?,
                 }
             }
             Command::Stats => screen.say(self.stats()),
@@ -165,6 +161,15 @@ impl Session {
             Command::Exit => {}
         }
         Ok(())
+    }
+
+    /// Lets the model answer; the conversation is as it was `before` if it said nothing.
+    fn answer_or(&mut self, before: Conversation, screen: Screen) -> anyhow::Result<()> {
+        let said = self.answer(screen);
+        if !matches!(said, Ok(true)) {
+            self.talk = before;
+        }
+        said.map(drop)
     }
 
     /// Lets the model answer; whether it said anything before it was stopped.
@@ -184,8 +189,9 @@ impl Session {
         options.max_tokens = Some(options.max_tokens.map_or(room, |most| most.min(room)));
 
         let calls = self.tool_format.zip(self.talk.tools.clone());
-        let mut view = screen
-            .answer(&fitted.text, calls.as_ref().map(|(format, tools)| ToolParser::new(*format, tools)));
+        let called = self.talk.calls();
+        let parser = calls.as_ref().map(|(format, tools)| ToolParser::new(*format, tools, called));
+        let mut view = screen.answer(&fitted.text, parser);
         let mut shown = Ok(());
         let on_event = |event: Event| {
             if let Event::Token { text, .. } = event {
@@ -214,7 +220,7 @@ impl Session {
         }
         if said {
             let (text, calls) = match calls {
-                Some((format, tools)) => tool_calls(format, &tools, &fitted.text, &answer.text),
+                Some((format, tools)) => tool_calls(format, &tools, &fitted.text, &answer.text, called),
                 None => (answer.text.clone(), Vec::new()),
             };
             self.talk.answer(&fitted.text, &text, &calls);
@@ -296,22 +302,30 @@ impl Session {
     pub fn load(&mut self, path: &Path, screen: Screen) -> anyhow::Result<()> {
         let what = path.display().to_string();
         let wants = || format!("{what}: wants a conversation: {{\"messages\": [...]}}");
-        let (text, cache) = if path.extension().is_some_and(|end| end == "safetensors") {
+        let (text, cache) = if is_cache(path)? {
             let notes = cache_notes(path)?;
-            let messages = notes.get("messages").with_context(wants)?;
+            let messages = notes.get("messages").with_context(|| {
+                format!("{what}: wants a conversation, got a prompt of cache-prompt (generate --prompt-cache-file)")
+            })?;
             let cache = PromptCache::load(path, &self.model)?.0;
             (format!("{{\"messages\": {messages}}}"), Some(cache))
         } else {
             (std::fs::read_to_string(path).map_err(crate::Error::io(path))?, None)
         };
         let mut value: Value = serde_json::from_str(&text).with_context(wants)?;
-        let Value::Array(messages) = value["messages"].take() else { bail!(wants()) };
+        let messages = value.get_mut("messages").map(Value::take).unwrap_or(value);
+        let Value::Array(messages) = messages else { bail!(wants()) };
         self.talk.restore(&what, messages)?;
         if let Some(cache) = cache {
             self.caches.insert(self.active.clone(), cache);
         }
         screen.say(format!("{what}: {} messages", self.talk.messages().len()));
         Ok(())
+    }
+
+    /// Changes what the model is told before the conversation.
+    pub fn set_system(&mut self, text: String) {
+        self.talk.system = Some(text);
     }
 
     fn stats(&self) -> String {
@@ -340,6 +354,14 @@ impl Session {
         let turns = self.talk.turns() - self.talk.forgotten();
         Ok(format!("{used} of {context} tokens; turns {turns}, left out {}", self.talk.forgotten()))
     }
+}
+
+/// Whether a file is a prompt cache, by its name or its content: a safetensors file begins with a length in eight bytes,
+/// of which the last is zero.
+fn is_cache(path: &Path) -> anyhow::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(path).and_then(|file| file.take(8).read_to_end(&mut begin)).map_err(crate::Error::io(path))?;
+    Ok(path.extension().is_some_and(|end| end == "safetensors") || begin.get(7) == Some(&0))
 }
 
 /// A setting as it is typed.

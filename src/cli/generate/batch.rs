@@ -1,6 +1,6 @@
 //! `generate --prompts`: a file of prompts, a file of answers.
 
-use super::{Args, Opened, prompt};
+use super::{Args, Opened};
 use crate::cli::interrupt;
 use crate::cli::terminal::note;
 use crate::generate::{Event, JobDefaults, Jobs};
@@ -10,22 +10,18 @@ use std::time::Instant;
 
 /// Answers all rows that have no answer yet.
 pub fn run(args: &Args, opened: &Opened, prompts: &Path, output: &Path) -> anyhow::Result<()> {
-    let mut defaults = JobDefaults {
+    let defaults = JobDefaults {
         template: opened.template.as_ref(),
         system: args.system_prompt.as_deref(),
         tools: opened.tools.as_ref(),
-        variables: args.chat_template_config.as_deref().map_or(Ok(Default::default()), prompt::variables)?,
-        identity: String::new(),
+        variables: opened.variables.clone(),
     };
     let context = opened.config.max_position_embeddings;
-    let read =
-        |defaults: &JobDefaults| Jobs::read(prompts, &opened.tokenizer, defaults, &opened.options, context);
     // Bad rows are told of before the weights are read, which takes a while.
-    read(&defaults)?;
+    let jobs = Jobs::read(prompts, &opened.tokenizer, &defaults, &opened.options, context)?;
     let model = opened.model(args)?;
     let adapter = model.adapter_fingerprint()?.unwrap_or_default();
-    defaults.identity = format!("{} {adapter} {:?}", model.fingerprint()?, model.dtype());
-    let jobs = read(&defaults)?;
+    let identity = format!("{} {adapter} {:?}", model.fingerprint()?, model.dtype());
 
     let bar = ProgressBar::with_draw_target(Some(jobs.len() as u64), ProgressDrawTarget::stderr_with_hz(8));
     if let Ok(style) =
@@ -35,7 +31,7 @@ pub fn run(args: &Args, opened: &Opened, prompts: &Path, output: &Path) -> anyho
     }
     let started = Instant::now();
     let mut tokens = 0;
-    let outcome = jobs.run(&model, &opened.tokenizer, args.batch_size, output, |done, event| {
+    let outcome = jobs.run(&model, &identity, &opened.tokenizer, args.batch_size, output, |done, event| {
         match event {
             Some(Event::Token { .. }) => tokens += 1,
             None => bar.set_position(done as u64),

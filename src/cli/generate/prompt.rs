@@ -1,6 +1,7 @@
 //! From what the user typed to the tokens that the model reads.
 
-use crate::generate::check_tools;
+use crate::cli::terminal::note;
+use crate::generate::{ToolFormat, check_tools};
 use crate::load::{ChatTemplate, Tokenizer};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -48,6 +49,19 @@ pub fn tools(path: &Path) -> anyhow::Result<Value> {
     Ok(value)
 }
 
+/// How the model writes calls of the tools that `--tools` offers it; a note if that is not known.
+pub fn tool_format(
+    template: &ChatTemplate,
+    tools: &Value,
+    variables: &Map<String, Value>,
+) -> anyhow::Result<Option<ToolFormat>> {
+    let format = ToolFormat::for_tools("--tools", template, tools, &[message("user", "?")], variables)?;
+    if format.is_none() {
+        note("--tools: the model writes calls in a way that is not known here: they stay text");
+    }
+    Ok(format)
+}
+
 /// What the prompt is made of.
 pub struct Parts<'a> {
     /// What the user asks.
@@ -90,8 +104,9 @@ impl Parts<'_> {
         template: Option<&ChatTemplate>,
     ) -> anyhow::Result<Vec<u32>> {
         let Some(template) = template else { return Ok(self.encode(tokenizer, None)?.1) };
-        let text = template.render(&self.messages(), self.tools, false, &self.variables)?;
-        let text = continued(&text, self.prompt).context("wants a chat template that shows the prompt")?;
+        let text = self
+            .continued(template, self.messages())?
+            .context("wants a chat template that shows the prompt, got one that does not")?;
         Ok(tokenizer.encode(&text, false)?)
     }
 
@@ -106,25 +121,32 @@ impl Parts<'_> {
             return Ok(template.render(&messages, self.tools, true, &self.variables)?);
         };
         messages.push(message("assistant", prefill));
-        let text = template.render(&messages, self.tools, false, &self.variables)?;
-        continued(&text, prefill)
+        self.continued(template, messages)?
             .with_context(|| "--prefill-response: wants a chat template that shows it, got one that does not")
+    }
+
+    /// The conversation up to the end of its last message, as transformers' `continue_final_message`; none if the
+    /// template does not show it.
+    fn continued(&self, template: &ChatTemplate, mut messages: Vec<Value>) -> crate::Result<Option<String>> {
+        // The message itself may occur in the template's closing marks, too.
+        const END: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+        if let Some(last) = messages.last_mut() {
+            last["content"] = json!(format!("{}{END}", last["content"].as_str().unwrap_or_default()));
+        }
+        let mut text = template.render(&messages, self.tools, false, &self.variables)?;
+        let Some(at) = text.rfind(END.trim_end()) else { return Ok(None) };
+        let whole = text[at..].starts_with(END);
+        text.truncate(at);
+        if !whole {
+            // The template trims messages: this one, too, without the mark.
+            text.truncate(text.trim_end().len());
+        }
+        Ok(Some(text))
     }
 }
 
 fn message(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
-}
-
-/// The rendered conversation up to the end of its last message, as transformers' `continue_final_message`.
-fn continued(text: &str, last: &str) -> Option<String> {
-    let at = text.rfind(last.trim())?;
-    // Some templates trim messages; the spaces after one stay where the template leaves them.
-    let end = match text[at..].starts_with(last.trim_start()) {
-        true => at + last.trim_start().len(),
-        false => at + last.trim().len(),
-    };
-    Some(text[..end].to_string())
 }
 
 #[cfg(test)]
@@ -146,7 +168,16 @@ mod tests {
         assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>");
         parts.prefill = Some("Sure, ");
         assert_eq!(parts.render(&template).unwrap(), "<system>be brief</s><user>hi</s><assistant>Sure,");
-        assert_eq!(continued("<a>Sure, </s>", "Sure, ").unwrap(), "<a>Sure, ");
+        let template =
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
+        let template = ChatTemplate::new(template, None, None).unwrap();
+        for prefill in ["<", "e", "end", " ", "Sure, ", "<|im_end|>\n", "\n"] {
+            parts.prefill = Some(prefill);
+            let text = parts.render(&template).unwrap();
+            assert!(text.ends_with(&format!("hi<|im_end|>\n<|im_start|>assistant\n{prefill}")), "{text}");
+        }
+        let mute = ChatTemplate::new("{{ messages[0].role }}", None, None).unwrap();
+        assert!(parts.render(&mute).unwrap_err().to_string().contains("wants a chat template that shows it"));
     }
 
     #[test]

@@ -210,6 +210,28 @@ fn sampled_answers_have_the_model_s_distribution() {
 }
 
 #[test]
+fn the_draft_reads_the_prompt_before_the_answer_and_can_be_stopped() {
+    let (model, tokenizer) = embedded(DType::F32);
+    let prompt = prompts(&tokenizer).concat().repeat(2);
+    let options = GenerateOptions { max_tokens: Some(4), prefill_chunk: 16, ..Default::default() };
+    let parts = prompt.len().div_ceil(16);
+    for stop in [parts + 1, usize::MAX] {
+        let mut draft = Draft::new(embedded(DType::F32).0, 2).unwrap();
+        let (mut seen, mut cache) = (0, PromptCache::new());
+        let on_event = |event: Event| {
+            if let Event::Prefill { done, total } = event {
+                seen += 1;
+                assert!(done == total || seen < parts);
+            }
+            if seen == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let got =
+            generate_speculative(&model, &mut draft, &tokenizer, &prompt, &mut cache, &options, on_event);
+        assert_eq!((got.unwrap().tokens.is_empty(), seen), (stop == parts + 1, stop.min(2 * parts)));
+    }
+}
+
+#[test]
 fn a_draft_with_other_tokens_is_refused_by_name() {
     let (_, tokenizer) = embedded(DType::F32);
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");

@@ -13,7 +13,7 @@ fn tools() -> Value {
 
 /// What is said, for text in pieces of `n` characters: the text, and the calls as `id name arguments`.
 fn parse(format: ToolFormat, text: &str, n: usize) -> (String, Vec<String>) {
-    let mut parser = ToolParser::new(format, &tools());
+    let mut parser = ToolParser::new(format, &tools(), 0);
     let chars: Vec<char> = text.chars().collect();
     let mut said: Vec<Said> =
         chars.chunks(n).flat_map(|c| parser.push(&c.iter().collect::<String>())).collect();
@@ -98,10 +98,10 @@ fn calls_of_every_family_in_any_pieces() {
 
 #[test]
 fn text_is_held_back_only_where_a_call_may_begin() {
-    let mut parser = ToolParser::new(ToolFormat::Hermes, &tools());
+    let mut parser = ToolParser::new(ToolFormat::Hermes, &tools(), 0);
     assert_eq!(parser.push("a <"), [Said::Text("a ".into())]);
     assert_eq!(parser.push("b>"), [Said::Text("<b>".into())]);
-    let mut parser = ToolParser::new(ToolFormat::Llama, &tools());
+    let mut parser = ToolParser::new(ToolFormat::Llama, &tools(), 0);
     assert_eq!(parser.push(" No {"), [Said::Text(" No {".into())]);
 }
 
@@ -127,7 +127,7 @@ fn templates_write_what_is_parsed() {
         let answer = &text[text.rfind(format.mark()).unwrap_or_else(|| text.rfind("{\"name\"").unwrap())..];
         let end =
             ["<|im_end|>", "<|eot_id|>", "</s>"].iter().filter_map(|end| answer.find(end)).min().unwrap();
-        let mut parser = ToolParser::new(format, &tools());
+        let mut parser = ToolParser::new(format, &tools(), 0);
         let mut said = parser.push(&answer[..end]);
         said.extend(parser.finish());
         assert!(said.contains(&Said::Call(call.clone())), "{name}: {answer:?}: {said:?}");

@@ -42,6 +42,25 @@ fn a_batch_answers_each_row_as_alone_and_in_order() {
         format!("generate --model {} --dtype f32 --temp 0 --max-tokens 40 --json --prompt", embedded());
     let args: Vec<&str> = args.split(' ').chain(["Tell me a story about 0 foxes."]).collect();
     assert_eq!(place.run_with(&args, "").ok().json()["text"], lines[0]["text"]);
+
+    // The system prompt of the flag is that of messages without one; no tools are no tools.
+    let user = json!({"role": "user", "content": "Who are you?"});
+    let system = json!({"role": "system", "content": "Be kind."});
+    let rows = [
+        json!({"messages": [user], "tools": []}),
+        json!({"prompt": "Who are you?"}),
+        json!({"messages": [system, user]}),
+    ];
+    place.write("in.jsonl", rows.map(|row| row.to_string() + "\n").concat());
+    let tokens = |more: &[&str], name: &str| -> Vec<u64> {
+        let args =
+            format!("generate --model {} --max-tokens 2 --prompts in.jsonl --output {name}", embedded());
+        place.run_with(&[&args.split(' ').collect::<Vec<_>>(), more].concat(), "").ok();
+        jsonl(&place.path(name)).iter().map(|line| line["prompt_tokens"].as_u64().unwrap()).collect()
+    };
+    let (with, without) = (tokens(&["--system-prompt", "Be so very kind."], "with"), tokens(&[], "without"));
+    assert_eq!((with[0], with[2], without[0]), (with[1], without[2], without[1]));
+    assert!(with[0] > with[2] && with[2] > without[0], "{with:?} {without:?}");
 }
 
 #[test]
@@ -56,26 +75,28 @@ fn a_killed_batch_goes_on_after_its_last_whole_line() {
     place.run(&format!("{flags} whole.jsonl --batch-size 4")).ok();
     let whole = std::fs::read(place.path("whole.jsonl")).unwrap();
     let out = place.path("out.jsonl");
-    let mut kills = 0;
-    for size in [1, 2, 3] {
-        let before = std::fs::metadata(&out).map_or(0, |file| file.len());
+    let len = || std::fs::metadata(&out).map_or(0, |file| file.len());
+    let mut lines = 0;
+    for size in [1, 2, 8, 3] {
+        let before = len();
         let line = format!("{flags} out.jsonl --batch-size {size}");
         let mut child = place.start(&line.split(' ').collect::<Vec<_>>());
         let since = Instant::now();
-        while std::fs::metadata(&out).map_or(0, |file| file.len()) == before
-            && child.try_wait().unwrap().is_none()
-        {
+        // Shorter for a moment: what was torn goes first.
+        while len() <= before {
             assert!(since.elapsed() < Duration::from_secs(60));
+            assert!(child.try_wait().unwrap().is_none(), "it was over before it was killed");
         }
-        kills += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
-        // As if it had been killed while it wrote.
         let mut bytes = std::fs::read(&out).unwrap();
-        bytes.extend_from_slice(b"{\"index\": 99, \"te");
+        let now = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        assert!(now > lines && now < 60, "{now} after {lines}");
+        lines = now;
+        // As if it had been killed while it wrote.
+        bytes.extend_from_slice(format!("{{\"index\":{now},\"te").as_bytes());
         std::fs::write(&out, bytes).unwrap();
     }
-    assert!(kills > 0, "every run was over before it was killed");
     let ended = place.run(&format!("{flags} out.jsonl")).ok();
     assert!(ended.stderr.contains("were there already"), "{}", ended.stderr);
     assert_eq!(std::fs::read(&out).unwrap(), whole);
@@ -94,10 +115,20 @@ fn a_killed_batch_goes_on_after_its_last_whole_line() {
         let error = place.run(&format!("{flags} out.jsonl")).error();
         assert!(error.starts_with(words), "{error}");
     }
-    place.write("notes.txt", "my notes\nand more");
-    let error = place.run(&format!("{flags} notes.txt")).error();
-    assert!(error.starts_with("notes.txt:1: wants the answer to row 1"), "{error}");
-    assert_eq!(std::fs::read(place.path("notes.txt")).unwrap(), b"my notes\nand more");
+    for notes in ["my notes\nand more", "my precious notes", "{\"index\":1,\"text\":\"x", "\n", " "] {
+        place.write("notes.txt", notes);
+        let error = place.run(&format!("{flags} notes.txt")).error();
+        assert!(error.starts_with("notes.txt:1: wants the answer to row 1"), "{error}");
+        assert_eq!(std::fs::read_to_string(place.path("notes.txt")).unwrap(), notes);
+    }
+    place.write("one.jsonl", r#"{"prompt": "x"}"#);
+    let error = place.run(&format!("{flags} ./one.jsonl").replace("in.jsonl", "one.jsonl")).error();
+    assert!(error.contains("wants a file of its own for the answers, got the file of the rows"), "{error}");
+    assert_eq!(std::fs::read_to_string(place.path("one.jsonl")).unwrap(), r#"{"prompt": "x"}"#);
+    for device in [".", if cfg!(unix) { "/dev/null" } else { "." }] {
+        let error = place.run(&format!("{flags} {device}")).error();
+        assert!(error.contains("got a directory, a device or a pipe"), "{error}");
+    }
     // Rows that were added are answered.
     place.write("in.jsonl", questions(61));
     let ended = place.run(&format!("{flags} out.jsonl")).ok();
@@ -109,8 +140,9 @@ fn bad_rows_are_named_before_the_first_answer() {
     let place = Place::new();
     let good = "{\"prompt\": \"x\"}\n\n";
     for (row, words) in [
-        ("{\"text\": \"x\"}", "in.jsonl:3: wants row: a prompt or messages, got neither"),
+        ("{\"id\": \"x\"}", "in.jsonl:3: wants row: a prompt or messages, got neither"),
         ("{\"prompt\": \"x\", \"messages\": []}", "in.jsonl:3: wants row: a prompt or messages, got both"),
+        ("{\"messages\": []}", "in.jsonl:3: wants messages: at least one, got none"),
         ("nonsense", "in.jsonl:3: wants {\"prompt\""),
         ("{\"prompt\": 3}", "in.jsonl:3: wants {\"prompt\""),
         ("{\"prompt\": \"x\", \"max_tokens\": 0}", "in.jsonl:3: wants max_tokens: at least 1, got 0"),
@@ -123,6 +155,15 @@ fn bad_rows_are_named_before_the_first_answer() {
         assert!(error.starts_with(words), "{error}");
         assert!(!place.path("out.jsonl").exists());
     }
+    place.write("in.jsonl", r#"{"prompt": "x", "max_token": 3}"#);
+    let run = |more: &str| {
+        place.run(&format!("generate --model {} --prompts in.jsonl --output out.jsonl{more}", embedded()))
+    };
+    let error = run("").error();
+    assert!(error.starts_with("in.jsonl:1: ") && error.contains("unknown field `max_token`"), "{error}");
+    place.write("in.jsonl", r#"{"prompt": "x", "tools": [{"function": {"name": "f"}}]}"#);
+    let error = run(" --ignore-chat-template").error();
+    assert!(error.starts_with("in.jsonl:1: wants tools: a chat template"), "{error}");
     place.write("in.jsonl", json!({"prompt": "word ".repeat(600)}).to_string());
     let error =
         place.run(&format!("generate --model {} --prompts in.jsonl --output out.jsonl", embedded())).error();
@@ -202,6 +243,18 @@ fn a_tool_call_is_reported_as_openai_does() {
         talk["messages"][2],
         json!({"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "sunny"})
     );
+    place.write("model/chat_template.jinja", "{{ messages[0].content }}");
+    let ask = format!("generate --model model --tools tools.json --max-tokens 2 --prompt {}", name(5));
+    let wants = "wants a chat template that knows tools, got one that does not show them";
+    assert_eq!(place.run(&ask).error(), format!("--tools: {wants}"));
+    assert_eq!(place.run("chat --model model --tools tools.json").error(), format!("--tools: {wants}"));
+    let row = json!({"prompt": name(5), "tools": [{"function": {"name": "f"}}]});
+    place.write("rows.jsonl", row.to_string());
+    let error = place.run("generate --model model --prompts rows.jsonl --output o.jsonl").error();
+    assert!(error.starts_with("rows.jsonl:1: wants tools: a chat template that knows tools"), "{error}");
+    place.write("model/chat_template.jinja", "{{ messages[0].content }}{% if tools %} t7{% endif %}");
+    let ended = place.run(&ask).ok();
+    assert!(ended.stderr.contains("note: --tools: the model writes calls in a way"), "{}", ended.stderr);
     let error = place.run("generate --model model --prompt x --tools in.jsonl").error();
     assert!(error.starts_with("--tools in.jsonl: wants a list of tools"), "{error}");
 }

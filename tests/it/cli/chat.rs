@@ -171,6 +171,22 @@ fn commands_change_the_conversation() {
     chat(&place, &flags, &["Tell me a story about a fox.", "/save again.json"]).ok();
     assert_eq!(said("again.json"), said("1.json"));
 
+    for (text, words) in [
+        ("[1]", "bad.json: wants messages with a role and content, got 1"),
+        ("3", "bad.json: wants a conversation"),
+        ("\"hi\"", "bad.json: wants a conversation"),
+        ("{\"messages\": {}}", "bad.json: wants a conversation"),
+        ("[{\"role\": \"user\"}]", "bad.json: wants messages with a role and content"),
+    ] {
+        place.write("bad.json", text);
+        let ended = chat(&place, &flags, &["/load bad.json", "/tokens"]);
+        assert!(ended.stderr.contains(words), "{}", ended.stderr);
+        assert!(ended.stderr.contains("0 of 512 tokens; turns 0"), "{}", ended.stderr);
+    }
+    place.write("list.json", json!(said("1.json")).to_string());
+    chat(&place, &flags, &["/load list.json", "/save 6.json"]).ok();
+    assert_eq!(said("6.json"), said("1.json"));
+
     let ended = chat(
         &place,
         &flags,
@@ -226,6 +242,18 @@ fn a_full_context_loses_its_oldest_turns_and_says_so() {
         ended.stderr
     );
     assert_eq!(messages(&place, "short.json").len(), 2, "the question that did not fit is taken back");
+
+    // And nothing else is: what the model sees, and what can be answered anew.
+    let long = "word ".repeat(600);
+    let lines = ["hi", "Who are you?", "/tokens", &long, "/tokens", "/retry", "/save again.json", "/undo"];
+    let ended = chat(&place, &flags, &[&lines[..], &["/undo", &long, "/retry", "/tokens"]].concat());
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    let tokens: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("of 512 tokens")).collect();
+    assert_eq!(tokens[0], tokens[1]);
+    assert!(
+        tokens[0].ends_with("turns 2, left out 0") && tokens[2] == "0 of 512 tokens; turns 0, left out 0"
+    );
+    assert_eq!(messages(&place, "again.json").len(), 4);
 }
 
 #[test]
@@ -237,6 +265,10 @@ fn a_saved_conversation_goes_on_without_reading_it_again() {
     let rest = chat(&place, &format!("{flags} --load a.safetensors"), &["Tell me a story.", "/stats"]).ok();
     assert!(whole.stdout.ends_with(&rest.stdout) && whole.stdout.len() > rest.stdout.len());
     assert_eq!(reads(&whole.stderr), reads(&rest.stderr));
+    // A system prompt that is given is used, whatever the file says.
+    let load = format!("{flags} --load a.safetensors --system-prompt Brief.");
+    chat(&place, &load, &["/save b.json"]).ok();
+    assert_eq!(messages(&place, "b.json")[0], json!({"role": "system", "content": "Brief."}));
     let error = chat(&place, &format!("{} --load a.safetensors", flags.replace("f32", "bf16")), &[]).error();
     assert!(
         error.starts_with(

@@ -35,6 +35,37 @@ fn a_prompt_that_was_cached_is_answered_as_if_it_were_read() {
 }
 
 #[test]
+fn a_cache_that_is_of_no_use_is_told_of() {
+    let place = Place::new();
+    let model = embedded();
+    let cache = ["--model", &model, "--prompt-cache-file", "book"];
+    let read = ["cache-prompt", "--system-prompt", "You are Candle.", "--prompt", "There was a fox."];
+    place.run_with(&[&read[..], &cache].concat(), "").ok();
+    let ask = |more: &[&str]| {
+        let args = ["generate", "--max-tokens", "2", "--prompt", " Who was there?"];
+        place.run_with(&[&args[..], &cache, more].concat(), "").ok().stderr
+    };
+    assert!(!ask(&[]).contains("note: "));
+    let stderr = ask(&["--system-prompt", "Be brief."]);
+    assert!(stderr.contains("note: only ") && stderr.contains("cached tokens are of use"), "{stderr}");
+    // What chat and cache-prompt save is not the same, whatever the files are called.
+    let chat = |more: &str, lines: &str| {
+        place.run_with(
+            &format!("chat --model {model} --max-tokens 2{more}").split(' ').collect::<Vec<_>>(),
+            lines,
+        )
+    };
+    let error = chat(" --load book", "").error();
+    assert!(error.starts_with("book: wants a conversation, got a prompt of cache-prompt"), "{error}");
+    chat("", "hi\n/save talk.safetensors\n").ok();
+    std::fs::rename(place.path("talk.safetensors"), place.path("talk")).unwrap();
+    let ended = chat(" --load talk", "/tokens\n").ok();
+    assert!(ended.stderr.contains("turns 1, left out 0"), "{}", ended.stderr);
+    let error = place.run(&format!("generate --model {model} --prompt x --prompt-cache-file talk")).error();
+    assert!(error.starts_with("talk: wants what cache-prompt has saved, got a conversation"), "{error}");
+}
+
+#[test]
 fn a_cache_of_something_else_or_a_damaged_one_is_refused() {
     let place = Place::new();
     place.model("llama");

@@ -161,6 +161,7 @@ fn ctrl_c_stops_the_answer_and_not_the_chat() {
             std::thread::sleep(Duration::from_millis(2));
         }
         chat.press("\x03");
+        chat.wait_for("stopping; once more ends the chat");
         chat.wait_for("Stopped");
         chat.wait_for(PROMPT);
     }
