@@ -41,13 +41,15 @@ pub enum StoppedBy {
 /// An answer, and what it took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
-    /// The answer, without what ended it (unless [`GenerateOptions::include_stop`] shows the stop string).
+    /// The answer, without what ended it (unless [`include_stop`](super::GenerateOptions::include_stop) shows the stop
+    /// string).
     pub text: String,
     /// Every token that was chosen, a stop token included.
     pub tokens: Vec<u32>,
     /// The natural log-probability of each token under the model's raw logits, before penalties and temperature.
     pub logprobs: Vec<f32>,
-    /// For each token the most likely ones in its place, if [`GenerateOptions::top_logprobs`] asks for them.
+    /// For each token the most likely ones in its place, if [`top_logprobs`](super::GenerateOptions::top_logprobs) asks
+    /// for them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top_logprobs: Vec<Vec<Sampled>>,
     /// Why it ended.
