@@ -23,8 +23,14 @@ pub const ALL: &[Target] = &[
     ("train_config", train_config),
 ];
 
+/// Gives an input to the target of this name.
+pub fn run(name: &str, data: &[u8]) {
+    let (_, target) = ALL.iter().find(|(other, _)| *other == name).expect("a target of this name");
+    target(data);
+}
+
 /// A safetensors file: its header, and every tensor it announces.
-pub fn safetensors(data: &[u8]) {
+fn safetensors(data: &[u8]) {
     let Ok(weights) = Weights::from_bytes("input", data.to_vec()) else { return };
     for name in weights.names() {
         weights.load(name, &candle_core::Device::Cpu).ok();
@@ -32,7 +38,7 @@ pub fn safetensors(data: &[u8]) {
 }
 
 /// `model.safetensors.index.json` beside one small shard.
-pub fn index(data: &[u8]) {
+fn index(data: &[u8]) {
     let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     let shard = [&(header.len() as u64).to_le_bytes(), header.as_slice(), &[0; 4]].concat();
     let files =
@@ -41,7 +47,7 @@ pub fn index(data: &[u8]) {
 }
 
 /// A JSONL file of training rows.
-pub fn rows(data: &[u8]) {
+fn rows(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for mask in [Mask::None, Mask::LastAssistant, Mask::AllAssistant] {
         split(Path::new("input"), text, &Options { mask, ..Options::default() }, &Bytes).ok();
@@ -49,7 +55,7 @@ pub fn rows(data: &[u8]) {
 }
 
 /// `adapter_config.json`, of PEFT and of mlx-lm, read and written again.
-pub fn adapter_config(data: &[u8]) {
+fn adapter_config(data: &[u8]) {
     if let Ok(map) = serde_json::from_slice::<Map<String, Value>>(data)
         && let Ok(config) = PeftConfig::from_json(Path::new("input"), &map)
     {
@@ -65,7 +71,7 @@ pub fn adapter_config(data: &[u8]) {
 }
 
 /// `config.json`, and `generation_config.json` of the same text.
-pub fn model_config(data: &[u8]) {
+fn model_config(data: &[u8]) {
     in_directory(&[("config.json", data), ("generation_config.json", data)], |dir| {
         let dir = ModelDir::at(dir);
         Config::open(&dir).ok();
@@ -74,7 +80,7 @@ pub fn model_config(data: &[u8]) {
 }
 
 /// `tokenizer.json`, put to work.
-pub fn tokenizer(data: &[u8]) {
+fn tokenizer(data: &[u8]) {
     in_directory(&[("tokenizer.json", data)], |dir| {
         let Ok(tokenizer) = Tokenizer::open(dir) else { return };
         if let Ok(ids) = tokenizer.encode("Hello, \u{1F600} world\n\n  12345", true) {
@@ -84,7 +90,7 @@ pub fn tokenizer(data: &[u8]) {
 }
 
 /// A chat template, rendered.
-pub fn chat_template(data: &[u8]) {
+fn chat_template(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(template) = ChatTemplate::new(text, Some("<s>"), Some("</s>")) else { return };
     let messages = [
@@ -99,7 +105,7 @@ pub fn chat_template(data: &[u8]) {
 }
 
 /// The YAML file of `train --config`.
-pub fn train_config(data: &[u8]) {
+fn train_config(data: &[u8]) {
     in_directory(&[("config.yaml", data)], |dir| drop(cli::check_train_config(&dir.join("config.yaml"))));
 }
 

@@ -39,7 +39,7 @@ const SAMPLE_TOKENS: usize = 72;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   metal-candle quickstart
-  metal-candle quickstart --out /tmp/pirate --iters 100")]
+  metal-candle quickstart --out pirate --iters 100")]
 pub struct Args {
     /// Where the model, the adapter and the report go
     #[arg(long, value_name = "DIR", default_value = "quickstart-out")]

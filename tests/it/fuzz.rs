@@ -68,11 +68,11 @@ const ALLOWED_TIME: Duration = Duration::from_secs(10);
 const RUNS: usize = 400;
 
 /// Runs a target, and fails if it takes too much.
-fn run(name: &str, target: fn(&[u8]), data: &[u8]) {
+fn run(name: &str, data: &[u8]) {
     let from = Instant::now();
     let before = HELD.with(Cell::get);
     PEAK.with(|peak| peak.set(before));
-    if std::panic::catch_unwind(|| target(data)).is_err() {
+    if std::panic::catch_unwind(|| targets::run(name, data)).is_err() {
         panic!("{name} panics on {}", data.escape_ascii());
     }
     let took = PEAK.with(Cell::get) - before;
@@ -209,12 +209,11 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn explore(name: &str) {
-    let (_, target) = targets::ALL.iter().find(|(other, _)| *other == name).unwrap();
     let seeds = seeds(name);
-    seeds.iter().for_each(|seed| run(name, *target, seed));
+    seeds.iter().for_each(|seed| run(name, seed));
     let mut rng = StdRng::seed_from_u64(7);
     for _ in 0..RUNS {
-        run(name, *target, &mutate(&seeds, &mut rng));
+        run(name, &mutate(&seeds, &mut rng));
     }
 }
 
@@ -284,7 +283,6 @@ fn known_bombs_are_errors() {
         ("train_config", nested("[", "]").into()),
     ];
     for (name, data) in cases {
-        let (_, target) = targets::ALL.iter().find(|(other, _)| *other == name).unwrap();
-        run(name, *target, &data);
+        run(name, &data);
     }
 }
