@@ -154,7 +154,8 @@ fn open(args: &Args) -> anyhow::Result<Session> {
         voices.push(Voice { name, path, adapter });
     }
     let draft = args.draft.load(&tokenizer, model.dtype())?;
-    Ok(Session::new(model, tokenizer, template, options, talk, format, voices, draft))
+    let session = Session::new(model, tokenizer, template, options, talk, draft);
+    Ok(session.with_tools(format).with_voices(voices))
 }
 
 /// The name and the directory of `--adapter`.

@@ -46,37 +46,43 @@ pub struct Session {
 }
 
 impl Session {
-    /// A chat in which nothing was said; the first of `voices` is on.
-    #[allow(clippy::too_many_arguments)]
+    /// A chat in which nothing was said, with no adapter.
     pub fn new(
         model: Model,
         tokenizer: Tokenizer,
         template: ChatTemplate,
         options: GenerateOptions,
         talk: Conversation,
-        tool_format: Option<ToolFormat>,
-        voices: Vec<Voice>,
         draft: Option<Draft<Model>>,
     ) -> Self {
-        let caches = HashMap::new();
-        let (answers, last) = (0, None);
-        let mut session = Session {
+        Session {
             model,
             tokenizer,
             template,
             options,
             talk,
-            tool_format,
-            voices,
+            tool_format: None,
+            voices: Vec::new(),
             active: None,
-            caches,
+            caches: HashMap::new(),
             draft,
-            answers,
-            last,
-        };
-        let first = session.voices.first().map(|voice| voice.name.clone());
-        session.put_on(first);
-        session
+            answers: 0,
+            last: None,
+        }
+    }
+
+    /// The same, where calls of tools are told by `format`.
+    pub fn with_tools(mut self, format: Option<ToolFormat>) -> Self {
+        self.tool_format = format;
+        self
+    }
+
+    /// The same with adapters; the first is on.
+    pub fn with_voices(mut self, voices: Vec<Voice>) -> Self {
+        self.voices = voices;
+        let first = self.voices.first().map(|voice| voice.name.clone());
+        self.put_on(first);
+        self
     }
 
     /// The names of the adapters.
