@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod device;
 pub mod error;
 pub mod generate;
 mod kernels;

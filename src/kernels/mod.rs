@@ -2,17 +2,29 @@
 //! row helpers and matrix products. Nothing here knows an op.
 
 pub(crate) mod add;
+#[cfg(any(feature = "cuda", feature = "host"))]
+mod cache;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod element;
 pub(crate) mod gemm;
+pub(crate) mod gpu;
+#[cfg(feature = "host")]
+pub(crate) mod host;
+#[cfg(feature = "metal")]
+mod metal;
+pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, StorageRef, Tensor,
-    WithDType, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape,
+    Storage, StorageRef, Tensor, WithDType, bail,
 };
+use gpu::{Buffer, Gpu};
 
 /// An op on `N` tensors that writes one.
 ///
@@ -27,6 +39,11 @@ pub(crate) trait FusedOp<const N: usize>: Send + Sync + 'static {
     /// The forward pass on the CPU, and the shape of the output.
     fn cpu(&self, inputs: [Input<'_>; N]) -> Result<(CpuStorage, Shape)>;
 
+    /// The forward pass on a GPU.
+    fn gpu(&self, _: Gpu<'_>, _: [Input<'_>; N]) -> Result<Buffer> {
+        bail!("{}: has no GPU kernel", Self::NAME)
+    }
+
     /// The gradient of each input, given the output and its gradient `g` (contiguous).
     ///
     /// An input that needs none gets `None`; one that needs it must get its gradient.
@@ -36,7 +53,29 @@ pub(crate) trait FusedOp<const N: usize>: Send + Sync + 'static {
         y: &Tensor,
         g: &Tensor,
         needs: [bool; N],
-    ) -> Result<[Option<Tensor>; N]>;
+    ) -> Result<[Option<Tensor>; N]> {
+        match gpu::on(y, |gpu| self.gpu_grad(gpu, inputs, y, g, needs)) {
+            Some(grads) => grads,
+            None => self.cpu_grad(inputs, y, g, needs),
+        }
+    }
+
+    /// [`FusedOp::grad`] on the CPU.
+    fn cpu_grad(&self, _: [&Tensor; N], _: &Tensor, _: &Tensor, _: [bool; N]) -> Result<[Option<Tensor>; N]> {
+        bail!("{}: has no gradient on the CPU", Self::NAME)
+    }
+
+    /// [`FusedOp::grad`] on a GPU.
+    fn gpu_grad(
+        &self,
+        _: Gpu<'_>,
+        _: [&Tensor; N],
+        _: &Tensor,
+        _: &Tensor,
+        _: [bool; N],
+    ) -> Result<[Option<Tensor>; N]> {
+        bail!("{}: has no gradient on a GPU", Self::NAME)
+    }
 }
 
 /// A [`FusedOp`] as a Candle op.
@@ -50,14 +89,40 @@ macro_rules! impl_custom_op {
             }
 
             fn cpu_fwd(&self, $($s: &CpuStorage, $l: &Layout),+) -> Result<(CpuStorage, Shape)> {
-                let run = || self.0.cpu([$(Input { op: K::NAME, storage: $s, layout: $l }),+]);
+                let inputs = [$(Input { op: K::NAME, memory: Memory::Cpu($s), layout: $l }),+];
+                #[cfg(feature = "host")]
+                if host::on() {
+                    return match self.0.gpu(Gpu::Host, inputs)?.into_parts() {
+                        (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+                        _ => unreachable!("host kernels write CPU memory"),
+                    };
+                }
+                let run = || self.0.cpu(inputs);
                 if K::IN_POOL { cpu::in_pool(run) } else { run() }
+            }
+
+            #[cfg(feature = "cuda")]
+            fn cuda_fwd(&self, $($s: &CudaStorage, $l: &Layout),+) -> Result<(CudaStorage, Shape)> {
+                let inputs = [$(Input { op: K::NAME, memory: Memory::Cuda($s), layout: $l }),+];
+                match self.0.gpu(Gpu::Cuda(first(&[$($s),+]).device()), inputs)?.into_parts() {
+                    (Storage::Cuda(storage), shape) => Ok((storage, shape)),
+                    _ => unreachable!("a CUDA device has CUDA memory"),
+                }
+            }
+
+            #[cfg(feature = "metal")]
+            fn metal_fwd(&self, $($s: &MetalStorage, $l: &Layout),+) -> Result<(MetalStorage, Shape)> {
+                let inputs = [$(Input { op: K::NAME, memory: Memory::Metal($s), layout: $l }),+];
+                match self.0.gpu(Gpu::Metal(first(&[$($s),+]).device()), inputs)?.into_parts() {
+                    (Storage::Metal(storage), shape) => Ok((storage, shape)),
+                    _ => unreachable!("a Metal device has Metal memory"),
+                }
             }
 
             fn bwd(&self, $($t: &Tensor,)+ y: &Tensor, g: &Tensor) -> Result<$grads> {
                 let g = g.contiguous()?;
                 let run = || self.0.grad([$($t),+], y, &g, [$($t.track_op()),+]);
-                let $g = if K::IN_POOL { cpu::in_pool(run)? } else { run()? };
+                let $g = if K::IN_POOL && y.device().is_cpu() { cpu::in_pool(run)? } else { run()? };
                 Ok($tuple)
             }
         }
@@ -73,24 +138,51 @@ impl_custom_op!(
     [s1 l1 t1, s2 l2 t2, s3 l3 t3]
 );
 
-/// One input of an op on the CPU.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+fn first<'a, T>(storages: &[&'a T]) -> &'a T {
+    storages[0]
+}
+
+/// Where the elements of an input are.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "a build without a GPU makes the first only")]
+pub(crate) enum Memory<'a> {
+    Cpu(&'a CpuStorage),
+    Cuda(&'a CudaStorage),
+    Metal(&'a MetalStorage),
+}
+
+impl<'a> Memory<'a> {
+    fn of(storage: &'a Storage) -> Self {
+        match storage {
+            Storage::Cpu(storage) => Memory::Cpu(storage),
+            Storage::Cuda(storage) => Memory::Cuda(storage),
+            Storage::Metal(storage) => Memory::Metal(storage),
+        }
+    }
+}
+
+/// One input of an op.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     op: &'static str,
-    storage: &'a CpuStorage,
+    memory: Memory<'a>,
     layout: &'a Layout,
 }
 
 impl<'a> Input<'a> {
     pub fn dtype(&self) -> DType {
-        match self.storage {
-            CpuStorage::F32(_) => DType::F32,
-            CpuStorage::F16(_) => DType::F16,
-            CpuStorage::BF16(_) => DType::BF16,
-            CpuStorage::F64(_) => DType::F64,
-            CpuStorage::U32(_) => DType::U32,
-            CpuStorage::I64(_) => DType::I64,
-            _ => DType::U8,
+        match self.memory {
+            Memory::Cpu(storage) => storage.dtype(),
+            Memory::Cuda(storage) => storage.dtype(),
+            Memory::Metal(storage) => storage.dtype(),
+        }
+    }
+
+    fn cpu(&self) -> Result<&'a CpuStorage> {
+        match self.memory {
+            Memory::Cpu(storage) => Ok(storage),
+            _ => bail!("{}: wants its tensors on one device, got one that is not on the CPU", self.op),
         }
     }
 
@@ -106,21 +198,29 @@ impl<'a> Input<'a> {
         self.layout.stride()
     }
 
+    /// Refuses elements that are not contiguous.
+    pub fn contiguous(&self) -> Result<()> {
+        match self.layout.is_contiguous() {
+            true => Ok(()),
+            false => bail!("{}: wants a contiguous input, got strides {:?}", self.op, self.layout.stride()),
+        }
+    }
+
     /// The elements, which must be contiguous.
     pub fn slice<T: WithDType>(&self) -> Result<&'a [T]> {
         match self.layout.contiguous_offsets() {
-            Some((start, end)) => Ok(&self.storage.as_slice::<T>()?[start..end]),
+            Some((start, end)) => Ok(&self.cpu()?.as_slice::<T>()?[start..end]),
             None => bail!("{}: wants a contiguous input, got strides {:?}", self.op, self.layout.stride()),
         }
     }
 
     /// The elements from the first one on, to be read by [`Input::stride`].
     pub fn strided<T: WithDType>(&self) -> Result<&'a [T]> {
-        Ok(&self.storage.as_slice::<T>()?[self.layout.start_offset()..])
+        Ok(&self.cpu()?.as_slice::<T>()?[self.layout.start_offset()..])
     }
 }
 
-/// A tensor on the CPU, held for reading: how a gradient sees its inputs.
+/// A tensor held for reading: how a gradient sees its inputs.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
@@ -133,29 +233,19 @@ impl<'a> Held<'a> {
     }
 
     /// The tensor as an op's input.
-    pub fn input(&self, op: &'static str) -> Result<Input<'_>> {
-        match &*self.storage {
-            Storage::Cpu(storage) => Ok(Input { op, storage, layout: self.layout }),
-            _ => bail!("{op}: wants its tensors on one device, got one that is not on the CPU"),
-        }
+    pub fn input(&self, op: &'static str) -> Input<'_> {
+        Input { op, memory: Memory::of(&self.storage), layout: self.layout }
     }
 }
 
-/// Calls a gradient's CPU code with its tensors as inputs.
+/// Calls a gradient's code with its tensors as inputs.
 pub(crate) fn with_inputs<const N: usize, R>(
     op: &'static str,
     tensors: [&Tensor; N],
     f: impl FnOnce([Input<'_>; N]) -> Result<R>,
 ) -> Result<R> {
     let held = tensors.map(Held::new);
-    let mut inputs = Vec::with_capacity(N);
-    for h in &held {
-        inputs.push(h.input(op)?);
-    }
-    match inputs.try_into() {
-        Ok(inputs) => f(inputs),
-        Err(_) => unreachable!("as many inputs as tensors"),
-    }
+    f(held.each_ref().map(|held| held.input(op)))
 }
 
 /// The dtype all inputs must share.

@@ -242,7 +242,7 @@ impl FusedOp<3> for Op {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [q, k, v]: [&Tensor; 3],
         y: &Tensor,

@@ -159,7 +159,13 @@ impl FusedOp<1> for FromLogits {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+    fn cpu_grad(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
         let cols = x.dim(D::Minus1)?;
         let Some(lse) = self.lse.get() else { bail!("cross_entropy: backward before forward") };
         let factor = self.factor() * g.to_scalar::<f32>()?;

@@ -130,7 +130,7 @@ impl FusedOp<2> for Scale {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [z, m]: [&Tensor; 2],
         _: &Tensor,

@@ -53,7 +53,7 @@ impl FusedOp<1> for Embedding {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [table]: [&Tensor; 1],
         _: &Tensor,

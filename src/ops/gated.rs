@@ -193,7 +193,13 @@ impl FusedOp<1> for Gated {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+    fn cpu_grad(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
         let cols = g.dim(D::Minus1)?;
         with_inputs(self.0.name(), [x, g], |[xs, gs]| {
             for_dtype!(self.0.name(), xs.dtype(), T => {
@@ -231,7 +237,7 @@ impl FusedOp<2> for Gated {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [a, b]: [&Tensor; 2],
         _: &Tensor,

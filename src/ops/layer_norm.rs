@@ -103,7 +103,7 @@ impl FusedOp<3> for LayerNorm {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [x, w, b]: [&Tensor; 3],
         _: &Tensor,

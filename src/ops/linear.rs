@@ -117,7 +117,13 @@ impl FusedOp<1> for Frozen {
         })
     }
 
-    fn grad(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+    fn cpu_grad(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(input_grad(x, &self.weight, g)?)])
     }
 }
@@ -186,7 +192,7 @@ impl FusedOp<2> for Trained {
         forward("linear", x, w, None)
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [x, w]: [&Tensor; 2],
         _: &Tensor,
@@ -206,7 +212,7 @@ impl FusedOp<3> for Trained {
         forward("linear", x, w, Some(b))
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [x, w, b]: [&Tensor; 3],
         _: &Tensor,

@@ -137,7 +137,7 @@ impl FusedOp<1> for FromHidden {
         with_inputs("linear_cross_entropy", [head], |[head]| self.forward(hidden, head))
     }
 
-    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+    fn cpu_grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let [dh, _] = self.scaled(g)?;
         Ok([dh])
     }
@@ -151,7 +151,7 @@ impl FusedOp<2> for FromHidden {
         self.forward(hidden, head)
     }
 
-    fn grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, _: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+    fn cpu_grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, _: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
         self.scaled(g)
     }
 }

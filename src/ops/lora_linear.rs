@@ -101,7 +101,7 @@ impl FusedOp<3> for Lora {
         }))
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [x, a, b]: [&Tensor; 3],
         _: &Tensor,

@@ -146,7 +146,7 @@ impl FusedOp<2> for RmsNorm {
         })
     }
 
-    fn grad(
+    fn cpu_grad(
         &self,
         [x, w]: [&Tensor; 2],
         _: &Tensor,

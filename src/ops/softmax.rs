@@ -6,6 +6,8 @@
 use super::{Case, Spec};
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
 use crate::kernels::element::exp;
+use crate::kernels::gpu::{Arg, Buffer, Gpu, Unit, unit};
+use crate::kernels::rows::Rows;
 use crate::kernels::tape::apply1;
 use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::shape::Dim;
@@ -102,6 +104,16 @@ struct Softmax {
     log: bool,
 }
 
+static UNIT: Unit = unit!("softmax.h");
+
+impl Softmax {
+    fn launch(&self, gpu: Gpu<'_>, rows: &Rows, entry: &'static str, args: &mut [Arg<'_>]) -> Result<()> {
+        let [a, b, c, d] = rows.defines();
+        let defines = [a, b, c, d, ("LOG", self.log as i64)];
+        gpu.launch(&rows.launch(&UNIT, entry, &[("T", rows.dtype)], &defines), args, &rows.params())
+    }
+}
+
 impl FusedOp<1> for Softmax {
     const NAME: &'static str = "softmax";
 
@@ -118,7 +130,32 @@ impl FusedOp<1> for Softmax {
         })
     }
 
-    fn grad(&self, _: [&Tensor; 1], y: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        let rows = Rows::of(Self::NAME, x, &[x])?;
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        let entry = if rows.looped { "softmax_fwd_looped" } else { "softmax_fwd" };
+        self.launch(gpu, &rows, entry, &mut [x.into(), (&mut y).into()])?;
+        Ok(y)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        _: [&Tensor; 1],
+        y: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        with_inputs(Self::NAME, [y, g], |[y, g]| {
+            let rows = Rows::of(Self::NAME, y, &[y, g])?;
+            let mut dx = Buffer::new(gpu, y.shape(), y.dtype())?;
+            let entry = if rows.looped { "softmax_bwd_looped" } else { "softmax_bwd" };
+            self.launch(gpu, &rows, entry, &mut [y.into(), g.into(), (&mut dx).into()])?;
+            Ok([Some(dx.tensor())])
+        })
+    }
+
+    fn cpu_grad(&self, _: [&Tensor; 1], y: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let cols = super::last_dim(Self::NAME, y.dims())?;
         with_inputs(Self::NAME, [y, g], |[ys, gs]| {
             for_dtype!(Self::NAME, ys.dtype(), T => {

@@ -1,4 +1,6 @@
 //! Every fused op, on every case, dtype and layout, against its reference: values, then gradients.
+//!
+//! References run on the CPU, the ops on [`crate::device`]. `METAL_CANDLE_TEST_OPS` names ops to leave the others out.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use metal_candle::ops::{self, Spec};
@@ -53,6 +55,14 @@ struct Run {
     grads: Vec<Option<Tensor>>,
 }
 
+impl Run {
+    fn on_cpu(self) -> Result<Self> {
+        let cpu = |t: &Tensor| t.to_device(&Device::Cpu);
+        let grads = self.grads.iter().map(|g| g.as_ref().map(cpu).transpose()).collect::<Result<_>>()?;
+        Ok(Run { y: cpu(&self.y)?, grads })
+    }
+}
+
 fn run(
     f: fn(&[Tensor]) -> Result<Tensor>,
     op: &Spec,
@@ -88,7 +98,9 @@ fn check(op: &Spec, dtype: DType, layout: View) -> Result<()> {
         // The same gradient every time: a test that fails can be run again.
         let g = (0..shape.elem_count()).map(|i| 1.5 * (1.0 + 12.9898 * i as f32).sin());
         let g = Tensor::from_iter(g, &Device::Cpu)?.reshape(shape.shape())?.to_dtype(dtype)?;
-        let ours = run(op.fused, op, &inputs, layout, Some(&g))?;
+        let device = crate::device();
+        let here: Vec<_> = inputs.iter().map(|t| t.to_device(&device)).collect::<Result<_>>()?;
+        let ours = run(op.fused, op, &here, layout, Some(&g.to_device(&device)?))?.on_cpu()?;
         let plain = run(op.reference, op, &inputs, View::Contiguous, Some(&g))?;
         let exact = run(op.reference, op, &wide, View::Contiguous, Some(&g))?;
 
@@ -104,7 +116,9 @@ fn check(op: &Spec, dtype: DType, layout: View) -> Result<()> {
 }
 
 fn check_all(dtype: DType) -> Result<()> {
-    for op in ops::ALL {
+    let only = std::env::var("METAL_CANDLE_TEST_OPS").unwrap_or_default();
+    let only: Vec<_> = only.split(',').filter(|name| !name.is_empty()).collect();
+    for op in ops::ALL.iter().filter(|op| only.is_empty() || only.contains(&op.name)) {
         for layout in [View::Contiguous, View::Offset, View::Transposed] {
             check(op, dtype, layout)?;
         }

@@ -1,0 +1,64 @@
+// The kernel dialect on CUDA: NVRTC, compiled when first used.
+// No toolkit header is included, so that a user needs only the driver and NVRTC.
+
+#define KERNEL extern "C" __global__ __launch_bounds__(GROUP_SIZE)
+#define FN __device__ __forceinline__
+#define GLOBAL
+#define SHARED __shared__
+#define SHARED_PTR(E) E*
+#define THREAD_PTR(E) E*
+#define PARAMS(S) const S
+#define ALIGNED_16 __align__(16)
+
+typedef unsigned char uchar;
+typedef unsigned int uint;
+typedef unsigned long long ulong;
+
+struct bf16 {
+    unsigned short bits;
+    bf16() = default;
+    FN bf16(float v) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(v)); }
+    FN operator float() const { return __uint_as_float((uint)bits << 16); }
+};
+
+struct f16 {
+    unsigned short bits;
+    f16() = default;
+    FN f16(float v) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v)); }
+    FN operator float() const { float v; asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits)); return v; }
+};
+
+#define SCOPE __device__
+constexpr uint WARP = 32;
+
+FN uint thread_id() { return threadIdx.x; }
+FN uint group_id() { return blockIdx.x; }
+FN uint group_id_y() { return blockIdx.y; }
+FN uint group_id_z() { return blockIdx.z; }
+FN uint group_count() { return gridDim.x; }
+FN void barrier() { __syncthreads(); }
+
+FN float warp_sum(float v) {
+    for (uint d = WARP / 2; d > 0; d /= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+FN float warp_max(float v) {
+    for (uint d = WARP / 2; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+    return v;
+}
+// v of the lane whose number differs from this one's by `mask`, bit by bit.
+FN float warp_xor(float v, uint mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+FN uint warp_xor(uint v, uint mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+
+FN float inf32() { return __int_as_float(0x7f800000); }
+FN float nan32() { return __int_as_float(0x7fffffff); }
+FN float exp32(float v) { return expf(v); }
+FN float log32(float v) { return logf(v); }
+FN float sqrt32(float v) { return sqrtf(v); }
+FN float rsqrt32(float v) { return rsqrtf(v); }
+FN float abs32(float v) { return fabsf(v); }
+FN float max32(float a, float b) { return fmaxf(a, b); }
+FN float min32(float a, float b) { return fminf(a, b); }
+FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
+FN uint bits32(float v) { return __float_as_uint(v); }
+FN float float32(uint bits) { return __uint_as_float(bits); }

@@ -1,0 +1,330 @@
+//! Kernels on a GPU, whichever it is: buffers, launches, matrix products.
+//!
+//! An op's kernels are a header in the dialect of `cuda.h` and `metal.h`. It is compiled when it is first used, for
+//! the element types and shape constants that the launch names, and kept for the device.
+
+use super::{Input, Memory};
+use bytemuck::NoUninit;
+use candle_core::backend::BackendDevice;
+use candle_core::op::BackpropOp;
+use candle_core::{DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// What runs kernels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gpu<'a> {
+    #[cfg(feature = "cuda")]
+    Cuda(&'a candle_core::CudaDevice),
+    #[cfg(feature = "metal")]
+    Metal(&'a candle_core::MetalDevice),
+    /// Kernels as C++ on the CPU, for tests.
+    #[cfg(feature = "host")]
+    Host,
+    #[allow(dead_code, reason = "keeps the lifetime in a build without a GPU")]
+    None(std::convert::Infallible, std::marker::PhantomData<&'a ()>),
+}
+
+/// A kernel header.
+pub(crate) struct Unit {
+    /// The file's name, for the compiler's messages.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Whether it may be compiled for speed: no NaN or infinity has a meaning, functions are approximate.
+    pub fast_math: bool,
+}
+
+/// The header beside the calling file.
+macro_rules! unit {
+    ($name:literal) => {
+        $crate::kernels::gpu::Unit { name: $name, text: include_str!($name), fast_math: false }
+    };
+}
+pub(crate) use unit;
+
+/// One launch of one kernel.
+pub(crate) struct Launch<'a> {
+    pub unit: &'static Unit,
+    /// The kernel's name in the unit.
+    pub entry: &'static str,
+    /// Element types by their names in the unit.
+    pub types: &'a [(&'static str, DType)],
+    /// Constants by their names in the unit; `GROUP_SIZE` is added.
+    pub defines: &'a [(&'static str, i64)],
+    /// Groups along x, y and z.
+    pub groups: [usize; 3],
+    /// Threads of a group: a multiple of 32.
+    pub threads: usize,
+    /// Bytes of group memory beside what the kernel declares.
+    pub shared: usize,
+}
+
+/// An argument of a kernel.
+pub(crate) enum Arg<'a> {
+    In(Input<'a>),
+    Out(&'a mut Buffer),
+    /// A pointer the kernel does not follow.
+    Null,
+}
+
+impl<'a> From<Input<'a>> for Arg<'a> {
+    fn from(input: Input<'a>) -> Self {
+        Arg::In(input)
+    }
+}
+
+impl<'a> From<&'a mut Buffer> for Arg<'a> {
+    fn from(buffer: &'a mut Buffer) -> Self {
+        Arg::Out(buffer)
+    }
+}
+
+impl<'a> From<Option<Input<'a>>> for Arg<'a> {
+    fn from(input: Option<Input<'a>>) -> Self {
+        input.map_or(Arg::Null, Arg::In)
+    }
+}
+
+/// Contiguous memory of a device, which kernels write.
+pub(crate) struct Buffer {
+    pub(super) storage: Storage,
+    pub(super) layout: Layout,
+    pub(super) dtype: DType,
+}
+
+impl Buffer {
+    /// Memory that nothing has written yet.
+    pub fn new(gpu: Gpu<'_>, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
+        let shape = shape.into();
+        // SAFETY: a kernel writes every element before one is read; that is what kernels' tests check.
+        let storage = unsafe {
+            match gpu {
+                #[cfg(feature = "cuda")]
+                Gpu::Cuda(device) => Storage::Cuda(device.alloc_uninit(&shape, dtype)?),
+                #[cfg(feature = "metal")]
+                Gpu::Metal(device) => Storage::Metal(device.alloc_uninit(&shape, dtype)?),
+                #[cfg(feature = "host")]
+                Gpu::Host => Storage::Cpu(candle_core::cpu_backend::CpuDevice.alloc_uninit(&shape, dtype)?),
+                Gpu::None(never, _) => match never {},
+            }
+        };
+        Ok(Buffer { storage, layout: Layout::contiguous(shape), dtype })
+    }
+
+    /// Memory of zeros.
+    pub fn zeros(gpu: Gpu<'_>, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
+        let shape = shape.into();
+        let storage = match gpu {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => Storage::Cuda(device.zeros_impl(&shape, dtype)?),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(device) => Storage::Metal(device.zeros_impl(&shape, dtype)?),
+            #[cfg(feature = "host")]
+            Gpu::Host => Storage::Cpu(candle_core::cpu_backend::CpuDevice.zeros_impl(&shape, dtype)?),
+            Gpu::None(never, _) => match never {},
+        };
+        Ok(Buffer { storage, layout: Layout::contiguous(shape), dtype })
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.layout.dims()
+    }
+
+    /// The buffer in another shape of as many elements.
+    pub fn reshape(mut self, shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        debug_assert_eq!(shape.elem_count(), self.layout.shape().elem_count());
+        self.layout = Layout::contiguous(shape);
+        self
+    }
+
+    /// As an input of a kernel.
+    pub fn input(&self, op: &'static str) -> Input<'_> {
+        Input { op, memory: Memory::of(&self.storage), layout: &self.layout }
+    }
+
+    /// As a tensor.
+    pub fn tensor(self) -> Tensor {
+        let shape = self.layout.shape().clone();
+        Tensor::from_storage(self.storage, shape, BackpropOp::none(), false)
+    }
+
+    pub(super) fn into_parts(self) -> (Storage, Shape) {
+        (self.storage, self.layout.shape().clone())
+    }
+}
+
+/// A matrix in rows of `stride` elements, or the transpose of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(super) x: Input<'a>,
+    pub(super) stride: usize,
+    pub(super) transposed: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// The elements of `x` in rows of `cols`.
+    pub fn rows(x: Input<'a>, cols: usize) -> Self {
+        Operand { x, stride: cols.max(1), transposed: false }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Operand { transposed: !self.transposed, ..self }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        let len = self.x.layout.shape().elem_count();
+        self.x.layout.is_contiguous() && cols <= self.stride && rows * self.stride <= len.max(1)
+    }
+}
+
+impl Gpu<'_> {
+    /// Launches a kernel: `args` in the order of its pointers, then `params`.
+    pub fn launch<P: NoUninit>(self, launch: &Launch<'_>, args: &mut [Arg<'_>], params: &P) -> Result<()> {
+        if launch.groups.contains(&0) {
+            return Ok(());
+        }
+        let params = bytemuck::bytes_of(params);
+        match self {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => super::cuda::launch(device, launch, args, params),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(device) => super::metal::launch(device, launch, args, params),
+            #[cfg(feature = "host")]
+            Gpu::Host => super::host::launch(launch, args, params),
+            Gpu::None(never, _) => {
+                let _ = (args, params);
+                match never {}
+            }
+        }
+    }
+
+    /// `c[at..] = alpha a b + beta c[at..]`, of `(m, k)` by `(k, n)`: sums are `f32`. `a` and `b` have one dtype, `c` may
+    /// be `f32` beside it. With a `beta` of 0, `c` is not read.
+    #[allow(clippy::too_many_arguments, reason = "BLAS has them")]
+    pub fn product(
+        self,
+        (m, n, k): (usize, usize, usize),
+        alpha: f32,
+        a: Operand<'_>,
+        b: Operand<'_>,
+        beta: f32,
+        c: &mut Buffer,
+        at: usize,
+    ) -> Result<()> {
+        let fits = a.holds(m, k) && b.holds(k, n) && at + m * n <= c.layout.shape().elem_count();
+        let dtypes = [a.x.dtype(), b.x.dtype(), c.dtype];
+        if !fits || dtypes[0] != dtypes[1] || (dtypes[2] != dtypes[0] && dtypes[2] != DType::F32) {
+            bail!(
+                "matmul: wants {m}x{k} by {k}x{n} of one dtype, got {:?} and {:?} of {dtypes:?}",
+                a.x.dims(),
+                b.x.dims()
+            )
+        }
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        match self {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => super::cuda::product(device, (m, n, k), alpha, &a, &b, beta, c, at),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(device) => super::metal::product(device, (m, n, k), alpha, &a, &b, beta, c, at),
+            #[cfg(feature = "host")]
+            Gpu::Host => super::host::product((m, n, k), alpha, &a, &b, beta, c, at),
+            Gpu::None(never, _) => {
+                let _ = (alpha, beta);
+                match never {}
+            }
+        }
+    }
+
+    /// How many groups run side by side, about.
+    pub fn multiprocessors(self) -> usize {
+        match self {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => super::cuda::multiprocessors(device),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(_) => 32,
+            #[cfg(feature = "host")]
+            Gpu::Host => 4,
+            Gpu::None(never, _) => match never {},
+        }
+    }
+}
+
+/// Runs `f` on the GPU that holds `tensor`; none for a tensor on the CPU.
+pub(crate) fn on<R>(tensor: &Tensor, f: impl FnOnce(Gpu<'_>) -> Result<R>) -> Option<Result<R>> {
+    match tensor.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Some(f(Gpu::Cuda(device))),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => Some(f(Gpu::Metal(device))),
+        #[cfg(feature = "host")]
+        Device::Cpu if super::host::on() => Some(f(Gpu::Host)),
+        _ => {
+            let _ = f;
+            None
+        }
+    }
+}
+
+/// The source of a launch's unit: its types, its constants, the dialect, the shared part, and the unit.
+#[allow(dead_code, reason = "not used in a build without a GPU")]
+pub(super) fn source(dialect: &str, launch: &Launch<'_>) -> Result<String> {
+    use std::fmt::Write;
+    let mut text = format!("#define GROUP_SIZE {}\n", launch.threads);
+    for (name, value) in launch.defines {
+        let _ = writeln!(text, "#define {name} {value}");
+    }
+    text += dialect;
+    for (name, dtype) in launch.types {
+        let _ = writeln!(text, "typedef {} {name};", type_name(launch.entry, *dtype)?);
+    }
+    let _ = writeln!(text, "#line 1 \"group.h\"\n{}", include_str!("group.h"));
+    let _ = writeln!(text, "#line 1 \"{}\"\n{}", launch.unit.name, launch.unit.text);
+    Ok(text)
+}
+
+fn type_name(op: &str, dtype: DType) -> Result<&'static str> {
+    Ok(match dtype {
+        DType::F32 => "float",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+        DType::U32 => "uint",
+        _ => bail!("{op}: wants f32, f16 or bf16, got {dtype:?}"),
+    })
+}
+
+/// What a compiled kernel depends on.
+#[allow(dead_code, reason = "not used in a build without a GPU")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    unit: usize,
+    entry: &'static str,
+    threads: usize,
+    types: [Option<DType>; 4],
+    defines: [i64; 16],
+}
+
+#[allow(dead_code, reason = "not used in a build without a GPU")]
+impl Key {
+    /// The names of types and constants are the same in every launch of one kernel; their values make the key.
+    pub fn new(launch: &Launch<'_>) -> Self {
+        let unit = std::ptr::from_ref(launch.unit) as usize;
+        let mut key =
+            Key { unit, entry: launch.entry, threads: launch.threads, types: [None; 4], defines: [0; 16] };
+        for (to, (_, dtype)) in key.types.iter_mut().zip(launch.types) {
+            *to = Some(*dtype);
+        }
+        for (to, (_, value)) in key.defines.iter_mut().zip(launch.defines) {
+            *to = *value;
+        }
+        debug_assert!(launch.types.len() <= key.types.len() && launch.defines.len() <= key.defines.len());
+        key
+    }
+}

@@ -1,0 +1,110 @@
+// What the dialect leaves out and every backend can share: sums over a group, and rows read 16 bytes at a time.
+//
+// GROUP_SIZE threads are a group. In a kernel over rows, ROW_THREADS of them (32, or all) share a row of n elements,
+// and each holds SLOTS vectors of VEC elements: vector s of a thread begins at element `slot(s, phase)`.
+// ALIGNED says how rows lie: 2, each begins at a multiple of 16 bytes; 1, the first one does, and row r begins `phase`
+// elements after such a multiple; 0, anywhere.
+
+constexpr SCOPE uint MAX_WARPS = 32;
+
+// The sum of v over the group, in every thread. `scratch` holds MAX_WARPS floats.
+FN float group_sum(float v, SHARED_PTR(float) scratch) {
+    v = warp_sum(v);
+    barrier();  // the last reader of scratch is done
+    if (thread_id() % WARP == 0) scratch[thread_id() / WARP] = v;
+    barrier();
+    const uint lane = thread_id() % WARP;
+    return warp_sum(lane < GROUP_SIZE / WARP ? scratch[lane] : 0.0f);
+}
+
+// The maximum of v over the group, in every thread; NaN is left out.
+FN float group_max(float v, SHARED_PTR(float) scratch) {
+    v = warp_max(v);
+    barrier();
+    if (thread_id() % WARP == 0) scratch[thread_id() / WARP] = v;
+    barrier();
+    const uint lane = thread_id() % WARP;
+    return warp_max(lane < GROUP_SIZE / WARP ? scratch[lane] : -inf32());
+}
+
+#ifdef ROW_THREADS
+
+constexpr SCOPE uint ROWS_PER_GROUP = GROUP_SIZE / ROW_THREADS;
+
+// `rows` rows of `cols` elements, and a number that the op gives a meaning.
+struct Rows {
+    ulong rows;
+    uint cols;
+    float value;
+};
+
+// The row this thread works on.
+FN ulong my_row() { return ulong(group_id()) * ROWS_PER_GROUP + thread_id() / ROW_THREADS; }
+
+FN float row_sum(float v, SHARED_PTR(float) scratch) {
+#if ROW_THREADS == 32
+    return warp_sum(v);
+#else
+    return group_sum(v, scratch);
+#endif
+}
+
+FN float row_max(float v, SHARED_PTR(float) scratch) {
+#if ROW_THREADS == 32
+    return warp_max(v);
+#else
+    return group_max(v, scratch);
+#endif
+}
+
+struct Vec {
+    float v[VEC];
+};
+
+template <typename E> struct ALIGNED_16 Pack {
+    E e[16 / sizeof(E)];
+};
+
+// How far row `row` of n elements begins after a multiple of VEC elements.
+FN int row_phase(ulong row, uint n) { return ALIGNED == 1 ? int(row * n % VEC) : 0; }
+
+FN int slot(uint s, int phase) { return int((s * ROW_THREADS + thread_id() % ROW_THREADS) * VEC) - phase; }
+
+// Elements i.. of a row of n, `fill` outside of it.
+template <typename E> FN Vec load(GLOBAL const E* row, int i, int n, float fill) {
+    Vec x;
+    if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
+        constexpr int PER = 16 / sizeof(E);
+        for (int k = 0; k < VEC; k += PER) {
+            const Pack<E> pack = *(GLOBAL const Pack<E>*)(row + i + k);
+            for (int j = 0; j < PER; j++) x.v[k + j] = float(pack.e[j]);
+        }
+    } else {
+        for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : fill;
+    }
+    return x;
+}
+
+// As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.
+template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
+    if (ALIGNED == 2) return load(row, i, n, 0.0f);
+    Vec x;
+    for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : 0.0f;
+    return x;
+}
+
+template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
+    if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
+        constexpr int PER = 16 / sizeof(E);
+        for (int k = 0; k < VEC; k += PER) {
+            Pack<E> pack;
+            for (int j = 0; j < PER; j++) pack.e[j] = E(x.v[k + j]);
+            *(GLOBAL Pack<E>*)(row + i + k) = pack;
+        }
+    } else {
+        for (int k = 0; k < VEC; k++)
+            if (i + k >= 0 && i + k < n) row[i + k] = E(x.v[k]);
+    }
+}
+
+#endif

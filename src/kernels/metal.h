@@ -1,0 +1,48 @@
+// The kernel dialect on Metal: MSL 3.1 (macOS 14), compiled when first used.
+#include <metal_stdlib>
+using namespace metal;
+
+#define KERNEL [[max_total_threads_per_threadgroup(GROUP_SIZE)]] kernel
+#define FN inline
+#define GLOBAL device
+#define SHARED threadgroup
+#define SHARED_PTR(E) threadgroup E*
+#define THREAD_PTR(E) thread E*
+#define PARAMS(S) constant S&
+#define ALIGNED_16 alignas(16)
+
+typedef bfloat bf16;
+typedef half f16;
+
+#define SCOPE constant
+constexpr SCOPE uint WARP = 32;
+
+const uint mc_thread [[thread_index_in_threadgroup]];
+const uint3 mc_group [[threadgroup_position_in_grid]];
+const uint3 mc_groups [[threadgroups_per_grid]];
+
+inline uint thread_id() { return mc_thread; }
+inline uint group_id() { return mc_group.x; }
+inline uint group_id_y() { return mc_group.y; }
+inline uint group_id_z() { return mc_group.z; }
+inline uint group_count() { return mc_groups.x; }
+inline void barrier() { threadgroup_barrier(mem_flags::mem_threadgroup); }
+
+inline float warp_sum(float v) { return simd_sum(v); }
+inline float warp_max(float v) { return simd_max(v); }
+// v of the lane whose number differs from this one's by `mask`, bit by bit.
+inline float warp_xor(float v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
+inline uint warp_xor(uint v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
+
+inline float inf32() { return INFINITY; }
+inline float nan32() { return NAN; }
+inline float exp32(float v) { return precise::exp(v); }
+inline float log32(float v) { return precise::log(v); }
+inline float sqrt32(float v) { return precise::sqrt(v); }
+inline float rsqrt32(float v) { return precise::rsqrt(v); }
+inline float abs32(float v) { return fabs(v); }
+inline float max32(float a, float b) { return fmax(a, b); }
+inline float min32(float a, float b) { return fmin(a, b); }
+inline float fma32(float a, float b, float c) { return fma(a, b, c); }
+inline uint bits32(float v) { return as_type<uint>(v); }
+inline float float32(uint bits) { return as_type<float>(bits); }

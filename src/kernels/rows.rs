@@ -1,0 +1,117 @@
+//! How a kernel over rows divides them among threads: the constants of `group.h`.
+
+use super::Input;
+use super::gpu::Launch;
+use bytemuck::NoUninit;
+use candle_core::{DType, Result, bail};
+
+/// A kernel over `rows` rows of `cols` elements of `dtype`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub rows: usize,
+    pub cols: usize,
+    pub dtype: DType,
+    vec: usize,
+    slots: usize,
+    row_threads: usize,
+    aligned: usize,
+    /// Whether a row is too long to be held in registers.
+    pub looped: bool,
+}
+
+/// `Rows` of `group.h`.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+pub(crate) struct Params {
+    rows: u64,
+    cols: u32,
+    value: f32,
+}
+
+/// Threads of a group that works on several rows, a warp each.
+const SHORT: usize = 128;
+/// Elements a thread holds before a row gets more threads, and at most.
+const FEW: usize = 16;
+const MANY: usize = 32;
+
+impl Rows {
+    /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
+    pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
+        let vec = 16 / dtype.size_in_bytes();
+        let at_16 = inputs.iter().all(|x| x.layout.start_offset() * x.dtype().size_in_bytes() % 16 == 0);
+        let aligned = match (at_16, cols % vec) {
+            (true, 0) => 2,
+            (true, _) => 1,
+            (false, _) => 0,
+        };
+        // An unaligned row begins up to a vector before its first element.
+        let vectors = if aligned == 1 { (cols + 2 * (vec - 1)) / vec } else { cols.div_ceil(vec) };
+        let row_threads = (vectors * vec).div_ceil(FEW).next_power_of_two().clamp(32, 1024);
+        let slots = vectors.div_ceil(row_threads).max(1);
+        let looped = slots * vec > MANY;
+        Rows { rows, cols, dtype, vec, slots: if looped { 1 } else { slots }, row_threads, aligned, looped }
+    }
+
+    /// The division for rows along the last dimension of `x`, whose elements are contiguous.
+    pub fn of(op: &str, x: Input<'_>, inputs: &[Input<'_>]) -> Result<Self> {
+        let Some(&cols) = x.dims().last() else { bail!("{op}: wants at least one dimension, got a scalar") };
+        for x in inputs {
+            x.contiguous()?;
+        }
+        Ok(Rows::new(x.shape().elem_count() / cols.max(1), cols, x.dtype(), inputs))
+    }
+
+    /// What the kernel is told: `Rows` of `group.h`.
+    pub fn params(&self) -> Params {
+        self.params_with(0.0)
+    }
+
+    /// [`Rows::params`], with the op's own number.
+    pub fn params_with(&self, value: f32) -> Params {
+        Params { rows: self.rows as u64, cols: self.cols as u32, value }
+    }
+
+    /// Threads of a group.
+    pub fn threads(&self) -> usize {
+        if self.row_threads == 32 && !self.looped { SHORT } else { self.row_threads }
+    }
+
+    /// Rows that one group works on.
+    pub fn per_group(&self) -> usize {
+        self.threads() / self.row_threads
+    }
+
+    /// Groups for all rows.
+    pub fn groups(&self) -> usize {
+        self.rows.div_ceil(self.per_group())
+    }
+
+    /// The constants.
+    pub fn defines(&self) -> [(&'static str, i64); 4] {
+        [
+            ("VEC", self.vec as i64),
+            ("SLOTS", self.slots as i64),
+            ("ROW_THREADS", self.row_threads as i64),
+            ("ALIGNED", self.aligned as i64),
+        ]
+    }
+
+    /// The launch of `entry` of `unit` over all rows.
+    pub fn launch<'a>(
+        &self,
+        unit: &'static super::gpu::Unit,
+        entry: &'static str,
+        types: &'a [(&'static str, DType)],
+        defines: &'a [(&'static str, i64)],
+    ) -> Launch<'a> {
+        Launch {
+            unit,
+            entry,
+            types,
+            defines,
+            groups: [self.groups(), 1, 1],
+            threads: self.threads(),
+            shared: 0,
+        }
+    }
+}
