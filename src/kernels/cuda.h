@@ -12,7 +12,8 @@
 
 typedef unsigned char uchar;
 typedef unsigned int uint;
-typedef unsigned long long ulong;
+typedef unsigned long ulong;
+static_assert(sizeof(ulong) == 8, "ulong has 64 bits");
 
 struct bf16 {
     unsigned short bits;
