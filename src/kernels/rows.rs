@@ -52,6 +52,11 @@ impl Rows {
         Rows { rows, cols, dtype, vec, slots: if looped { 1 } else { slots }, row_threads, aligned, looped }
     }
 
+    /// With at most `row_threads` threads a row, for a kernel that loops over it.
+    pub fn at_most(self, row_threads: usize) -> Self {
+        Rows { row_threads: self.row_threads.min(row_threads), ..self }
+    }
+
     /// The division for rows along the last dimension of `x`, whose elements are contiguous.
     pub fn of(op: &str, x: Input<'_>, inputs: &[Input<'_>]) -> Result<Self> {
         let Some(&cols) = x.dims().last() else { bail!("{op}: wants at least one dimension, got a scalar") };
