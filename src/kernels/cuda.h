@@ -54,6 +54,8 @@ FN uint warp_xor(uint v, uint mask) { return __shfl_xor_sync(0xffffffffu, v, mas
 FN float inf32() { return __int_as_float(0x7f800000); }
 FN float nan32() { return __int_as_float(0x7fffffff); }
 FN float exp32(float v) { return expf(v); }
+// 2^v within 2 units in the last place; 0 for results below 2^-126.
+FN float exp2_fast(float v) { float e; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v)); return e; }
 FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return rsqrtf(v); }

@@ -27,6 +27,28 @@ FN float group_max(float v, SHARED_PTR(float) scratch) {
     return warp_max(lane < GROUP_SIZE / WARP ? scratch[lane] : -inf32());
 }
 
+struct Pair {
+    float a, b;
+};
+
+// The sums of v.a and of v.b over the group, in every thread. `scratch` holds 2 MAX_WARPS floats that no thread may
+// still be reading: one barrier is all there is, so two sums in turn take two pieces of memory.
+FN Pair group_sum2(Pair v, SHARED_PTR(float) scratch) {
+    v.a = warp_sum(v.a);
+    v.b = warp_sum(v.b);
+    if (thread_id() % WARP == 0) {
+        scratch[thread_id() / WARP * 2] = v.a;
+        scratch[thread_id() / WARP * 2 + 1] = v.b;
+    }
+    barrier();
+    Pair sum = {0.0f, 0.0f};
+    for (uint w = 0; w < GROUP_SIZE / WARP; w++) {
+        sum.a += scratch[2 * w];
+        sum.b += scratch[2 * w + 1];
+    }
+    return sum;
+}
+
 #ifdef ROW_THREADS
 
 constexpr SCOPE uint ROWS_PER_GROUP = GROUP_SIZE / ROW_THREADS;
@@ -57,6 +79,28 @@ FN float row_max(float v, SHARED_PTR(float) scratch) {
 #endif
 }
 
+FN Pair row_sum2(Pair v, SHARED_PTR(float) scratch) {
+#if ROW_THREADS == 32
+    const Pair sum = {warp_sum(v.a), warp_sum(v.b)};
+    return sum;
+#else
+    return group_sum2(v, scratch);
+#endif
+}
+
+// Row `row` of `rows` is done by worker `row % workers()`: each keeps sums over its rows.
+FN uint worker() { return group_id() * ROWS_PER_GROUP + thread_id() / ROW_THREADS; }
+FN uint workers() { return group_count() * ROWS_PER_GROUP; }
+
+// How far row `row` of n elements begins after a multiple of VEC elements.
+FN int row_phase(ulong row, uint n) { return ALIGNED == 1 ? int(row * n % VEC) : 0; }
+
+FN int slot(uint s, int phase) { return int((s * ROW_THREADS + thread_id() % ROW_THREADS) * VEC) - phase; }
+
+#endif
+
+#ifdef VEC
+
 struct Vec {
     float v[VEC];
 };
@@ -64,11 +108,6 @@ struct Vec {
 template <typename E> struct ALIGNED_16 Pack {
     E e[16 / sizeof(E)];
 };
-
-// How far row `row` of n elements begins after a multiple of VEC elements.
-FN int row_phase(ulong row, uint n) { return ALIGNED == 1 ? int(row * n % VEC) : 0; }
-
-FN int slot(uint s, int phase) { return int((s * ROW_THREADS + thread_id() % ROW_THREADS) * VEC) - phase; }
 
 // Elements i.. of a row of n, `fill` outside of it.
 template <typename E> FN Vec load(GLOBAL const E* row, int i, int n, float fill) {
@@ -81,6 +120,22 @@ template <typename E> FN Vec load(GLOBAL const E* row, int i, int n, float fill)
         }
     } else {
         for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : fill;
+    }
+    return x;
+}
+
+// Elements as they are stored: half the registers of a Vec.
+struct ALIGNED_16 Raw {
+    T e[VEC];
+};
+
+// As `load` with a fill of 0, of rows that are all aligned or none.
+FN Raw load_raw(GLOBAL const T* row, int i, int n) {
+    Raw x;
+    if (ALIGNED == 2 && i < n) {
+        x = *(GLOBAL const Raw*)(row + i);
+    } else {
+        for (int k = 0; k < VEC; k++) x.e[k] = ALIGNED != 2 && i + k < n ? row[i + k] : T(0.0f);
     }
     return x;
 }

@@ -14,6 +14,7 @@ pub(crate) mod gpu;
 pub(crate) mod host;
 #[cfg(feature = "metal")]
 mod metal;
+pub(crate) mod partials;
 pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(target_arch = "x86_64")]

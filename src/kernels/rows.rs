@@ -33,6 +33,8 @@ const SHORT: usize = 128;
 /// Elements a thread holds before a row gets more threads, and at most.
 const FEW: usize = 16;
 const MANY: usize = 32;
+/// Vectors of a row that a thread holds beside its sums.
+const KEPT: usize = 2;
 
 impl Rows {
     /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
@@ -48,8 +50,32 @@ impl Rows {
         let vectors = if aligned == 1 { (cols + 2 * (vec - 1)) / vec } else { cols.div_ceil(vec) };
         let row_threads = (vectors * vec).div_ceil(FEW).next_power_of_two().clamp(32, 1024);
         let slots = vectors.div_ceil(row_threads).max(1);
-        let looped = slots * vec > MANY;
-        Rows { rows, cols, dtype, vec, slots: if looped { 1 } else { slots }, row_threads, aligned, looped }
+        let rows = Rows { rows, cols, dtype, vec, slots, row_threads, aligned, looped: slots * vec > MANY };
+        if rows.looped { rows.in_a_loop() } else { rows }
+    }
+
+    /// The division for a kernel whose threads keep sums over rows: a thread has the same columns in each of them, and
+    /// registers for few.
+    pub fn summed(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
+        let mut of = Rows::new(rows, cols, dtype, inputs);
+        if of.aligned == 1 {
+            of.aligned = 0;
+        }
+        let vectors = cols.div_ceil(of.vec);
+        of.row_threads = vectors.div_ceil(KEPT).next_power_of_two().clamp(32, 1024);
+        of.slots = vectors.div_ceil(of.row_threads).max(1);
+        of.looped = of.slots > KEPT;
+        if of.looped { Rows::new(rows, cols, dtype, inputs).in_a_loop() } else { of }
+    }
+
+    /// The division that reads a row more than once.
+    fn in_a_loop(self) -> Self {
+        Rows { looped: true, slots: 1, row_threads: 1024, ..self }
+    }
+
+    /// With at most `row_threads` threads a row, for a kernel that loops over it.
+    pub fn at_most(self, row_threads: usize) -> Self {
+        Rows { row_threads: self.row_threads.min(row_threads), ..self }
     }
 
     /// The division for rows along the last dimension of `x`, whose elements are contiguous.
@@ -79,6 +105,16 @@ impl Rows {
     /// Rows that one group works on.
     pub fn per_group(&self) -> usize {
         self.threads() / self.row_threads
+    }
+
+    /// Workers of a launch of `groups` groups: each has its own sums.
+    pub fn workers(&self, groups: usize) -> usize {
+        groups * self.per_group()
+    }
+
+    /// Whether a thread has registers for the row after its own.
+    pub fn ahead(&self) -> bool {
+        self.row_threads <= 512
     }
 
     /// Groups for all rows.

@@ -4,12 +4,16 @@
 //! defines it. The gradient is `softmax(x_i) - (1 - e) onehot(t_i) - e / V`, times the reduction's factor; the
 //! row's logsumexp is all that backward needs beside the logits. The loss is `f32`.
 
+mod gpu;
+
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
 use crate::kernels::element::{Element, exp};
+use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
 use crate::kernels::tape::apply1;
 use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+
 use std::sync::OnceLock;
 
 /// The target of a row that does not count, as in PyTorch and Hugging Face.
@@ -46,29 +50,36 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 
 /// Cross-entropy of `logits` `(N, V)` and `targets` `(N)`, a scalar of `f32`.
 ///
+/// Targets on the GPU are not read back to be checked: one that is neither below `V` nor [`IGNORE`] makes the loss NaN.
+///
 /// # Errors
 ///
-/// When the shapes do not fit, or a target is neither below `V` nor [`IGNORE`].
+/// When the shapes do not fit, or a target on the CPU is neither below `V` nor [`IGNORE`].
 pub fn cross_entropy_with(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
-    let (rows, classes) = logits.dims2()?;
-    let targets = read_targets("cross_entropy", targets, rows, classes)?;
-    let op = FromLogits { targets, options: *options, lse: OnceLock::new() };
+    let (_, classes) = logits.dims2()?;
+    let targets = placed("cross_entropy", targets, logits, classes)?;
+    let op = FromLogits { targets, options: *options, lse: OnceLock::new(), on_gpu: OnceLock::new() };
     apply1(op, logits)
 }
 
-/// The targets, checked.
-pub(super) fn read_targets(op: &str, targets: &Tensor, rows: usize, classes: usize) -> Result<Vec<i64>> {
-    if targets.dims() != [rows] {
-        bail!("{op}: wants {rows} targets, one a row, got shape {:?}", targets.dims())
+/// The targets as `i64` beside `rows`, one a row; checked when they have been on the CPU.
+pub(super) fn placed(op: &str, targets: &Tensor, rows: &Tensor, classes: usize) -> Result<Tensor> {
+    let n = rows.dim(0)?;
+    if targets.dims() != [n] {
+        bail!("{op}: wants {n} targets, one a row, got shape {:?}", targets.dims())
     }
     if !matches!(targets.dtype(), DType::I64 | DType::U32 | DType::U8) {
         bail!("{op}: wants targets of i64, u32 or u8, got {:?}", targets.dtype())
     }
-    let targets = targets.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-    match targets.iter().find(|t| **t != IGNORE && !(0..classes as i64).contains(*t)) {
-        Some(t) => bail!("{op}: wants targets below {classes}, or {IGNORE} to ignore a row, got {t}"),
-        None => Ok(targets),
+    let on_gpu = !targets.device().is_cpu() && !rows.device().is_cpu();
+    let targets = targets.to_dtype(DType::I64)?;
+    if !on_gpu {
+        let wrong = |t: &&i64| **t != IGNORE && !(0..classes as i64).contains(*t);
+        if let Some(t) = targets.to_vec1::<i64>()?.iter().find(wrong) {
+            bail!("{op}: wants targets below {classes}, or {IGNORE} to ignore a row, got {t}")
+        }
     }
+    targets.to_device(rows.device())?.contiguous()
 }
 
 impl CrossEntropy {
@@ -121,17 +132,15 @@ simd! {
     }
 }
 
-struct FromLogits {
-    targets: Vec<i64>,
-    options: CrossEntropy,
-    /// The logsumexp of each row.
-    lse: OnceLock<Vec<f32>>,
-}
+static UNIT: Unit = unit!("cross_entropy.h");
 
-impl FromLogits {
-    fn factor(&self) -> f32 {
-        self.options.factor(self.targets.iter().filter(|t| **t != IGNORE).count())
-    }
+struct FromLogits {
+    targets: Tensor,
+    options: CrossEntropy,
+    /// The logsumexp of each row, and what its gradient is multiplied by.
+    lse: OnceLock<(Vec<f32>, f32)>,
+    /// The same as tensors.
+    on_gpu: OnceLock<[Tensor; 2]>,
 }
 
 impl FusedOp<1> for FromLogits {
@@ -140,13 +149,13 @@ impl FusedOp<1> for FromLogits {
     fn cpu(&self, [x]: [Input<'_>; 1]) -> Result<(CpuStorage, Shape)> {
         let cols = x.dims()[1];
         let smoothing = self.options.label_smoothing;
-        for_dtype!(Self::NAME, x.dtype(), T => {
-            let data = x.slice::<T>()?;
-            let mut rows = vec![[0f32; 2]; self.targets.len()];
+        for_dtype!(Self::NAME, x.dtype(), T => with_inputs(Self::NAME, [&self.targets], |[targets]| {
+            let (data, targets) = (x.slice::<T>()?, targets.slice::<i64>()?);
+            let mut rows = vec![[0f32; 2]; targets.len()];
             par_rows_of(&mut rows, cols, |first, rows| {
                 let mut scratch = vec![0f32; cols];
                 for (i, out) in rows.iter_mut().enumerate() {
-                    let target = self.targets[first + i];
+                    let target = targets[first + i];
                     if target != IGNORE {
                         let x = &data[(first + i) * cols..][..cols];
                         *out = row_loss(x, target as usize, smoothing, &mut scratch).into();
@@ -154,9 +163,25 @@ impl FusedOp<1> for FromLogits {
                 }
             });
             let total: f64 = rows.iter().map(|r| r[0] as f64).sum();
-            self.lse.set(rows.iter().map(|r| r[1]).collect()).ok();
-            Ok((super::storage(vec![(total * self.factor() as f64) as f32]), Shape::from(())))
-        })
+            let factor = self.options.factor(targets.iter().filter(|t| **t != IGNORE).count());
+            self.lse.set((rows.iter().map(|r| r[1]).collect(), factor)).ok();
+            Ok((super::storage(vec![(total * factor as f64) as f32]), Shape::from(())))
+        }))
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        self.gpu_forward(gpu, x)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(self.gpu_backward(gpu, x, g)?)])
     }
 
     fn cpu_grad(
@@ -167,16 +192,16 @@ impl FusedOp<1> for FromLogits {
         _: [bool; 1],
     ) -> Result<[Option<Tensor>; 1]> {
         let cols = x.dim(D::Minus1)?;
-        let Some(lse) = self.lse.get() else { bail!("cross_entropy: backward before forward") };
-        let factor = self.factor() * g.to_scalar::<f32>()?;
-        with_inputs(Self::NAME, [x], |[xs]| {
+        let Some((lse, factor)) = self.lse.get() else { bail!("cross_entropy: backward before forward") };
+        let factor = factor * g.to_scalar::<f32>()?;
+        with_inputs(Self::NAME, [x, &self.targets], |[xs, targets]| {
             for_dtype!(Self::NAME, xs.dtype(), T => {
-                let xs = xs.slice::<T>()?;
+                let (xs, targets) = (xs.slice::<T>()?, targets.slice::<i64>()?);
                 let mut dx = uninit::<T>(xs.len());
                 par_rows(&mut dx, cols, |first, dx| {
                     for (i, dx) in dx.chunks_exact_mut(cols).enumerate() {
                         let row = first + i;
-                        match self.targets[row] {
+                        match targets[row] {
                             IGNORE => dx.fill(<T as Element>::from_f32(0.0)),
                             t => {
                                 let x = &xs[row * cols..][..cols];

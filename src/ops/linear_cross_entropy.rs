@@ -5,7 +5,7 @@
 //! cost nothing. Logits and loss are `f32`. After Hsu et al., [Liger Kernel](https://arxiv.org/abs/2410.10989).
 
 use super::cross_entropy::{
-    CrossEntropy, IGNORE, read_targets, reference, row_loss_and_grad, sum_losses, test_targets,
+    CrossEntropy, IGNORE, placed, reference, row_loss_and_grad, sum_losses, test_targets,
 };
 use super::linear::Weight;
 use super::{Spec, storage, tensor};
@@ -29,14 +29,14 @@ pub fn linear_cross_entropy(
     targets: &Tensor,
     options: &CrossEntropy,
 ) -> Result<Tensor> {
-    let ((rows, width), (classes, k)) = (hidden.dims2()?, head.dims2()?);
+    let ((_, width), (classes, k)) = (hidden.dims2()?, head.dims2()?);
     if width != k {
         bail!(
             "linear_cross_entropy: wants hidden (N, {k}) for a head ({classes}, {k}), got {:?}",
             hidden.dims()
         )
     }
-    let targets = read_targets("linear_cross_entropy", targets, rows, classes)?;
+    let targets = placed("linear_cross_entropy", targets, hidden, classes)?;
     let (hidden, head) = (contiguous(hidden)?, contiguous(head)?);
     let op = FromHidden {
         targets,
@@ -55,7 +55,7 @@ pub fn linear_cross_entropy(
 const CHUNK: usize = 1 << 24;
 
 struct FromHidden {
-    targets: Vec<i64>,
+    targets: Tensor,
     options: CrossEntropy,
     /// Whether a variable reaches hidden, head.
     tracked: [bool; 2],
@@ -67,8 +67,14 @@ struct FromHidden {
 
 impl FromHidden {
     fn forward(&self, hidden: Input<'_>, head: Input<'_>) -> Result<(CpuStorage, Shape)> {
+        with_inputs("linear_cross_entropy", [&self.targets], |[targets]| {
+            self.forward_of(hidden, head, targets.slice::<i64>()?)
+        })
+    }
+
+    fn forward_of(&self, hidden: Input<'_>, head: Input<'_>, targets: &[i64]) -> Result<(CpuStorage, Shape)> {
         let ((n, k), v) = ((hidden.dims()[0], hidden.dims()[1]), head.dims()[0]);
-        let rows: Vec<usize> = (0..n).filter(|i| self.targets[*i] != IGNORE).collect();
+        let rows: Vec<usize> = (0..n).filter(|i| targets[*i] != IGNORE).collect();
         let factor = self.options.factor(rows.len());
         let smoothing = self.options.label_smoothing;
         let chunk = (CHUNK / v.max(1)).clamp(32, n.max(32));
@@ -86,7 +92,7 @@ impl FromHidden {
                 let mut logits: Vec<f32> = uninit(m * v);
                 matmul_f32((m, v, k), Mat::rows(&x, k), w.t(), &mut logits);
                 let mut d: Vec<T> = uninit(m * v);
-                let targets: Vec<usize> = rows.iter().map(|i| self.targets[*i] as usize).collect();
+                let targets: Vec<usize> = rows.iter().map(|i| targets[*i] as usize).collect();
                 let run = m.div_ceil(4 * rayon::current_num_threads());
                 losses.par_chunks_mut(run).zip(targets.par_chunks(run)).zip(
                     logits.par_chunks_mut(run * v).zip(d.par_chunks_mut(run * v)),

@@ -7,9 +7,11 @@
 
 use super::{Case, Spec};
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
+use crate::kernels::gpu::{Arg, Buffer, Gpu, Unit, unit};
+use crate::kernels::rows::Rows;
 use crate::kernels::tape::apply2;
-use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
-use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use crate::kernels::{FusedOp, Input, for_dtype, partials, with_inputs};
+use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex};
 
 /// Normalizes `x` over its last dimension and scales it by `weight`. Takes the place of
@@ -40,7 +42,7 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f32) ->
         )
     }
     // An op writes one tensor: the sum's op leaves the norm for the op that follows it.
-    let ready = Arc::new(Mutex::new(None));
+    let ready = Arc::new(Mutex::new(Ready::Nothing));
     let add = AddRmsNorm { eps, weight: weight.detach().contiguous()?, ready: ready.clone() };
     let sum = apply2(add, x, residual)?;
     let normed = apply2(RmsNorm { eps, ready: Some(ready) }, &sum, weight)?;
@@ -121,18 +123,56 @@ fn wide_weight(w: &Input<'_>) -> Result<Vec<f32>> {
     for_dtype!("rms_norm", w.dtype(), W => Ok(cpu::to_f32(w.slice::<W>()?)))
 }
 
+/// What [`AddRmsNorm`] leaves for [`RmsNorm`].
+#[derive(Default)]
+enum Ready {
+    #[default]
+    Nothing,
+    Cpu(CpuStorage),
+    Gpu(Buffer),
+}
+
 struct RmsNorm {
     eps: f32,
     /// The output, when [`AddRmsNorm`] has already computed it.
-    ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
+    ready: Option<Arc<Mutex<Ready>>>,
 }
+
+impl RmsNorm {
+    fn ready(&self) -> Ready {
+        let take =
+            |ready: &Arc<Mutex<Ready>>| std::mem::take(&mut *ready.lock().unwrap_or_else(|e| e.into_inner()));
+        self.ready.as_ref().map(take).unwrap_or_default()
+    }
+}
+
+static UNIT: Unit = unit!("rms_norm.h");
+
+/// Launches `entry` of rms_norm.h with `groups` groups.
+fn launch(
+    gpu: Gpu<'_>,
+    rows: &Rows,
+    (entry, groups): (&'static str, [usize; 3]),
+    types: [DType; 2],
+    (weight, value): (bool, f32),
+    args: &mut [Arg<'_>],
+) -> Result<()> {
+    let [a, b, c, d] = rows.defines();
+    let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("AHEAD", rows.ahead() as i64)];
+    let types = [("T", types[0]), ("W", types[1])];
+    let mut launch = rows.launch(&UNIT, entry, &types, &defines);
+    launch.groups = groups;
+    gpu.launch(&launch, args, &rows.params_with(value))
+}
+
+/// Groups of a multiprocessor whose sums are kept apart.
+const PER_MULTIPROCESSOR: usize = 2;
 
 impl FusedOp<2> for RmsNorm {
     const NAME: &'static str = "rms_norm";
 
     fn cpu(&self, [x, w]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
-        let ready = self.ready.as_ref().and_then(|r| r.lock().unwrap_or_else(|e| e.into_inner()).take());
-        if let Some(y) = ready {
+        if let Ready::Cpu(y) = self.ready() {
             return Ok((y, x.shape()));
         }
         let w = wide_weight(&w)?;
@@ -143,6 +183,57 @@ impl FusedOp<2> for RmsNorm {
                 rms_norm_rows(&data[row * w.len()..][..y.len()], &w, y, self.eps)
             });
             Ok((super::storage(y), x.shape()))
+        })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x, w]: [Input<'_>; 2]) -> Result<Buffer> {
+        if let Ready::Gpu(y) = self.ready() {
+            return Ok(y);
+        }
+        let rows = Rows::of(Self::NAME, x, &[x, w])?;
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        let entry = if rows.looped { "rms_norm_fwd_looped" } else { "rms_norm_fwd" };
+        let at = (entry, [rows.groups(), 1, 1]);
+        let args = &mut [x.into(), w.into(), (&mut y).into()];
+        launch(gpu, &rows, at, [x.dtype(), w.dtype()], (false, self.eps), args)?;
+        Ok(y)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x, w]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        with_inputs(Self::NAME, [x, w, g], |[x, w, g]| {
+            let cols = w.dims()[0];
+            let inputs = [x, w, g];
+            let rows = Rows::summed(x.shape().elem_count() / cols.max(1), cols, x.dtype(), &inputs);
+            let types = [x.dtype(), w.dtype()];
+            let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
+            let weight = needs[1];
+            let most = PER_MULTIPROCESSOR * gpu.multiprocessors();
+            let groups = if weight && !rows.looped { rows.groups().min(most) } else { rows.groups() };
+            let parts = if rows.looped { rows.rows.min(most) } else { rows.workers(groups) };
+            let mut parts = weight.then(|| Buffer::new(gpu, (parts, cols), DType::F32)).transpose()?;
+            let (entry, mut rs) = match rows.looped {
+                true => ("rms_norm_bwd_looped", Some(Buffer::new(gpu, rows.rows, DType::F32)?)),
+                false => ("rms_norm_bwd", None),
+            };
+            let sums = rs.as_mut().or(parts.as_mut()).map_or(Arg::Null, Arg::from);
+            let args = &mut [x.into(), w.into(), g.into(), (&mut dx).into(), sums];
+            launch(gpu, &rows, (entry, [groups, 1, 1]), types, (weight, self.eps), args)?;
+            if let (Some(rs), Some(parts)) = (&rs, &mut parts) {
+                let n = parts.dims()[0];
+                let at = ("rms_norm_bwd_weight", [cols.div_ceil(rows.threads()), n, 1]);
+                let args = &mut [x.into(), g.into(), rs.input(Self::NAME).into(), parts.into()];
+                launch(gpu, &rows, at, types, (weight, n as f32), args)?;
+            }
+            let dw = parts.map(|parts| partials::sum(gpu, Self::NAME, &parts, w.dtype())).transpose()?;
+            let dw = dw.map(Buffer::tensor);
+            Ok([needs[0].then(|| dx.tensor()), dw])
         })
     }
 
@@ -181,7 +272,7 @@ impl FusedOp<2> for RmsNorm {
 struct AddRmsNorm {
     eps: f32,
     weight: Tensor,
-    ready: Arc<Mutex<Option<CpuStorage>>>,
+    ready: Arc<Mutex<Ready>>,
 }
 
 impl FusedOp<2> for AddRmsNorm {
@@ -197,8 +288,22 @@ impl FusedOp<2> for AddRmsNorm {
                 let at = row * cols;
                 add_rms_norm_rows(&a[at..][..y.len()], &b[at..][..y.len()], &w, sum, y, self.eps)
             });
-            *self.ready.lock().unwrap_or_else(|e| e.into_inner()) = Some(super::storage(y));
+            *self.ready.lock().unwrap_or_else(|e| e.into_inner()) = Ready::Cpu(super::storage(y));
             Ok((super::storage(sum), x.shape()))
+        })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x, residual]: [Input<'_>; 2]) -> Result<Buffer> {
+        with_inputs(Self::NAME, [&self.weight], |[w]| {
+            let rows = Rows::of(Self::NAME, x, &[x, residual, w])?;
+            let [mut sum, mut y] =
+                [Buffer::new(gpu, x.shape(), x.dtype())?, Buffer::new(gpu, x.shape(), x.dtype())?];
+            let entry = if rows.looped { "add_rms_norm_fwd_looped" } else { "add_rms_norm_fwd" };
+            let at = (entry, [rows.groups(), 1, 1]);
+            let args = &mut [x.into(), residual.into(), w.into(), (&mut sum).into(), (&mut y).into()];
+            launch(gpu, &rows, at, [x.dtype(), w.dtype()], (false, self.eps), args)?;
+            *self.ready.lock().unwrap_or_else(|e| e.into_inner()) = Ready::Gpu(y);
+            Ok(sum)
         })
     }
 
@@ -220,11 +325,16 @@ pub(super) const RMS_NORM: Spec = Spec {
         &[&[7, 33], &[33]],
         &[&[3, 4099], &[4099]],
         &[&[512, 1024], &[1024]],
+        &[&[3, 33000], &[33000]],
     ],
 };
 
-const PAIRS: &[Case] =
-    &[&[&[1, 1], &[1, 1], &[1]], &[&[2, 3, 33], &[2, 3, 33], &[33]], &[&[64, 512], &[64, 512], &[512]]];
+const PAIRS: &[Case] = &[
+    &[&[1, 1], &[1, 1], &[1]],
+    &[&[2, 3, 33], &[2, 3, 33], &[33]],
+    &[&[64, 512], &[64, 512], &[512]],
+    &[&[2, 33000], &[2, 33000], &[33000]],
+];
 
 pub(super) const ADD_RMS_NORM: Spec = Spec {
     name: "add_rms_norm",

@@ -209,3 +209,23 @@ fn grad_coverage_names_the_variables_it_lacks() -> Result<()> {
     assert!(ops::grad_coverage(&ours, &vars[..2]).is_ok());
     Ok(())
 }
+
+/// Targets on a GPU are not read back: a wrong one is told by the loss.
+#[test]
+fn a_target_on_the_gpu_that_is_no_class_makes_the_loss_nan() -> Result<()> {
+    let device = crate::device();
+    if device.is_cpu() {
+        return Ok(());
+    }
+    let x = Tensor::zeros((3, 4), DType::F32, &device)?;
+    for (targets, wrong) in [([1i64, 4, 0], true), ([1, -1, 0], true), ([1, ops::IGNORE, 0], false)] {
+        let targets = Tensor::new(&targets, &device)?;
+        let options = ops::CrossEntropy::default();
+        for loss in
+            [ops::cross_entropy(&x, &targets)?, ops::linear_cross_entropy(&x, &x, &targets, &options)?]
+        {
+            assert_eq!(loss.to_scalar::<f32>()?.is_nan(), wrong, "{targets:?}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+// Cross-entropy of rows of logits:  l = lse - (1 - e) x_t - e mean(x),  lse = max x + log sum e^(x - max x).
+// dx = (e^(x - lse) - e / V - (1 - e) onehot(t)) f,  with f = the loss's gradient times the reduction's factor.
+// A row whose target is IGNORE has no loss and a gradient of zero. A target that is no class makes NaN of its row.
+
+constexpr SCOPE ulong IGNORE = ulong(-100);
+constexpr SCOPE float LOG2E = 1.44269504f;
+
+struct Loss {
+    ulong rows;
+    ulong first;  // of the rows at hand
+    uint cols;
+    float smoothing;
+};
+
+struct Total {
+    ulong rows;
+    uint mean;
+    uint unused;
+};
+
+#ifdef ROW_THREADS
+
+// Vectors in flight in each thread.
+constexpr SCOPE uint AHEAD = 4;
+
+// AHEAD vectors of a row from slot s on; `fill` outside of the row.
+struct Run {
+    Vec v[AHEAD];
+};
+
+FN Run load_run(GLOBAL const T* row, uint s, int phase, int n, float fill) {
+    Run run;
+    // Nothing of the whole group's run lies outside of the row: no branch stands between the loads.
+    if (ALIGNED != 0 && (s > 0 || phase == 0) && int((s + AHEAD) * ROW_THREADS * VEC) - phase <= n) {
+        Pack<T> packs[AHEAD];
+        for (uint u = 0; u < AHEAD; u++) packs[u] = *(GLOBAL const Pack<T>*)(row + slot(s + u, phase));
+        for (uint u = 0; u < AHEAD; u++)
+            for (int k = 0; k < VEC; k++) run.v[u].v[k] = float(packs[u].e[k]);
+    } else {
+        for (uint u = 0; u < AHEAD; u++) run.v[u] = load(row, slot(s + u, phase), n, fill);
+    }
+    return run;
+}
+
+FN float exp_below(float x, float max) { return exp2_fast((x - max) * LOG2E); }
+
+struct RowLoss {
+    float loss, lse;
+};
+
+// One read of the row: the maximum, the sum that goes with it, and the sum of the logits for the smoothing.
+FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smoothing, SHARED_PTR(float) scratch) {
+    const float at_target = float(x[target]);  // before anyone writes to the row
+    float max = -inf32(), sum = 0.0f, all = 0.0f;
+    for (uint s = 0; slot(s, phase) < n; s += AHEAD) {
+        const Run run = load_run(x, s, phase, n, -inf32());
+        float top = max;
+        for (uint u = 0; u < AHEAD; u++)
+            for (int k = 0; k < VEC; k++) top = max32(top, run.v[u].v[k]);
+        // Nothing but -inf so far adds nothing; a NaN is kept by its own term.
+        const float keep = top == -inf32() ? 0.0f : top;
+        sum *= exp_below(max, keep);
+        for (uint u = 0; u < AHEAD; u++)
+            for (int k = 0; k < VEC; k++) sum += exp_below(run.v[u].v[k], keep);
+        if (SMOOTH) {
+            for (uint u = 0; u < AHEAD; u++)
+                for (int k = 0; k < VEC; k++) {
+                    const int i = slot(s + u, phase) + k;
+                    all += i >= 0 && i < n ? run.v[u].v[k] : 0.0f;
+                }
+        }
+        max = top;
+    }
+    const float top = row_max(max, scratch);
+    sum = row_sum(sum * (max == top ? 1.0f : exp_below(max, top)), scratch);
+    RowLoss row;
+    row.lse = log32(sum) + top;
+    row.loss = row.lse - (1.0f - smoothing) * at_target;
+    if (SMOOTH) row.loss -= smoothing * row_sum(all, scratch) / float(n);
+    return row;
+}
+
+// dx may be x.
+FN void row_grad(GLOBAL const T* x, GLOBAL T* dx, ulong target, int phase, int n, float lse, float smoothing, float f) {
+    const float even = SMOOTH ? smoothing / float(n) : 0.0f;
+    for (uint s = 0; slot(s, phase) < n; s += AHEAD) {
+        Run run = load_run(x, s, phase, n, 0.0f);
+        for (uint u = 0; u < AHEAD; u++) {
+            const int i = slot(s + u, phase);
+            for (int k = 0; k < VEC; k++) {
+                float p = exp_below(run.v[u].v[k], lse) - even;
+                if (i + k == int(target)) p -= 1.0f - smoothing;
+                run.v[u].v[k] = p * f;
+            }
+            store(dx, i, n, run.v[u]);
+        }
+    }
+}
+
+FN void row_fill(GLOBAL T* dx, int phase, int n, float value) {
+    Vec v;
+    for (int k = 0; k < VEC; k++) v.v[k] = value;
+    for (uint s = 0; slot(s, phase) < n; s++) store(dx, slot(s, phase), n, v);
+}
+
+KERNEL void cross_entropy_fwd(
+    GLOBAL const T* x, GLOBAL const ulong* targets, GLOBAL float* losses, GLOBAL float* lse, PARAMS(Loss) p) {
+    SHARED float scratch[MAX_WARPS];
+    const ulong row = my_row();
+    if (ROW_THREADS == 32 && row >= p.rows) return;
+    const int n = p.cols;
+    const ulong target = targets[row];
+    RowLoss out;
+    out.loss = out.lse = target == IGNORE ? 0.0f : nan32();
+    if (target < ulong(n)) out = row_loss(x + row * n, target, row_phase(row, n), n, p.smoothing, scratch);
+    if (thread_id() % ROW_THREADS == 0) {
+        losses[row] = out.loss;
+        lse[row] = out.lse;
+    }
+}
+
+KERNEL void cross_entropy_bwd(
+    GLOBAL const T* x, GLOBAL const ulong* targets, GLOBAL const float* lse, GLOBAL const float* factor,
+    GLOBAL const float* g, GLOBAL T* dx, PARAMS(Loss) p) {
+    const ulong row = my_row();
+    if (ROW_THREADS == 32 && row >= p.rows) return;
+    const int n = p.cols, phase = row_phase(row, n);
+    const ulong target = targets[row];
+    x += row * n;
+    dx += row * n;
+    if (target == IGNORE) row_fill(dx, phase, n, 0.0f);
+    else row_grad(x, dx, target, phase, n, lse[row], p.smoothing, factor[0] * g[0]);
+}
+
+// Logits become their gradient for a loss gradient of one; `first` says where targets and losses begin.
+KERNEL void cross_entropy_in_place(
+    GLOBAL T* x, GLOBAL const ulong* targets, GLOBAL const float* factor, GLOBAL float* losses, PARAMS(Loss) p) {
+    SHARED float scratch[MAX_WARPS];
+    const ulong row = my_row();
+    if (ROW_THREADS == 32 && row >= p.rows) return;
+    const int n = p.cols, phase = row_phase(row, n);
+    const ulong target = targets[p.first + row];
+    x += row * n;
+    RowLoss out;
+    out.loss = target == IGNORE ? 0.0f : nan32();
+    if (target < ulong(n)) {
+        out = row_loss(x, target, phase, n, p.smoothing, scratch);
+        row_grad(x, x, target, phase, n, out.lse, p.smoothing, factor[0]);
+    } else {
+        row_fill(x, phase, n, out.loss);
+    }
+    if (thread_id() % ROW_THREADS == 0) losses[p.first + row] = out.loss;
+}
+
+#else
+
+// What the sum of the losses is multiplied by.
+FN float factor_of(GLOBAL const ulong* targets, ulong rows, uint mean, SHARED_PTR(float) scratch) {
+    float count = 0.0f;
+    for (ulong i = thread_id(); i < rows; i += GROUP_SIZE) count += targets[i] != IGNORE ? 1.0f : 0.0f;
+    count = group_sum(count, scratch);
+    return mean ? 1.0f / max32(count, 1.0f) : 1.0f;
+}
+
+KERNEL void cross_entropy_factor(GLOBAL const ulong* targets, GLOBAL float* factor, PARAMS(Total) p) {
+    SHARED float scratch[MAX_WARPS];
+    const float f = factor_of(targets, p.rows, p.mean, scratch);
+    if (thread_id() == 0) factor[0] = f;
+}
+
+KERNEL void cross_entropy_total(
+    GLOBAL const float* losses, GLOBAL const ulong* targets, GLOBAL float* loss, GLOBAL float* factor,
+    PARAMS(Total) p) {
+    SHARED float scratch[MAX_WARPS];
+    const float f = factor_of(targets, p.rows, p.mean, scratch);
+    float sum = 0.0f;
+    for (ulong i = thread_id(); i < p.rows; i += GROUP_SIZE) sum += losses[i];
+    sum = group_sum(sum, scratch);
+    if (thread_id() == 0) {
+        loss[0] = sum * f;
+        factor[0] = f;
+    }
+}
+
+#endif

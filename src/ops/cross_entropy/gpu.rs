@@ -1,0 +1,94 @@
+//! Cross-entropy on a GPU: one read of the logits forward, one read and one write backward.
+
+use super::{CrossEntropy, FromLogits, Reduction, UNIT};
+use crate::kernels::gpu::{Buffer, Gpu, Launch};
+use crate::kernels::rows::Rows;
+use crate::kernels::{FusedOp, Input, with_inputs};
+use bytemuck::NoUninit;
+use candle_core::{DType, Result, Tensor, bail};
+
+/// Threads of a row at most: two groups and more share a multiprocessor, so that one reads while another reduces.
+const ROW_THREADS: usize = 512;
+
+/// `Loss` of the header.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Loss {
+    rows: u64,
+    first: u64,
+    cols: u32,
+    smoothing: f32,
+}
+
+/// `Total` of the header.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Total {
+    rows: u64,
+    mean: u32,
+    unused: u32,
+}
+
+impl CrossEntropy {
+    fn loss(&self, rows: &Rows, first: usize) -> Loss {
+        Loss {
+            rows: rows.rows as u64,
+            first: first as u64,
+            cols: rows.cols as u32,
+            smoothing: self.label_smoothing,
+        }
+    }
+
+    fn total(&self, rows: usize) -> Total {
+        Total { rows: rows as u64, mean: (self.reduction == Reduction::Mean) as u32, unused: 0 }
+    }
+
+    fn defines(&self, rows: &Rows) -> [(&'static str, i64); 5] {
+        let [a, b, c, d] = rows.defines();
+        [a, b, c, d, ("SMOOTH", (self.label_smoothing > 0.0) as i64)]
+    }
+
+    /// The loss, and what each row's gradient is multiplied by, from the rows' losses.
+    fn sum(&self, gpu: Gpu<'_>, losses: &Buffer, targets: Input<'_>) -> Result<[Buffer; 2]> {
+        let mut loss = Buffer::new(gpu, (), DType::F32)?;
+        let mut factor = Buffer::new(gpu, 1, DType::F32)?;
+        let mut args =
+            [losses.input("cross_entropy").into(), targets.into(), (&mut loss).into(), (&mut factor).into()];
+        gpu.launch(&one_group("cross_entropy_total"), &mut args, &self.total(targets.dims()[0]))?;
+        Ok([loss, factor])
+    }
+}
+
+fn one_group(entry: &'static str) -> Launch<'static> {
+    Launch { unit: &UNIT, entry, types: &[], defines: &[], groups: [1; 3], threads: 1024, shared: 0 }
+}
+
+impl FromLogits {
+    pub(super) fn gpu_forward(&self, gpu: Gpu<'_>, x: Input<'_>) -> Result<Buffer> {
+        let rows = Rows::of(Self::NAME, x, &[x])?.at_most(ROW_THREADS);
+        let mut losses = Buffer::new(gpu, rows.rows, DType::F32)?;
+        let mut lse = Buffer::new(gpu, rows.rows, DType::F32)?;
+        with_inputs(Self::NAME, [&self.targets], |[targets]| {
+            let mut args = [x.into(), targets.into(), (&mut losses).into(), (&mut lse).into()];
+            let (types, defines) = ([("T", rows.dtype)], self.options.defines(&rows));
+            let launch = rows.launch(&UNIT, "cross_entropy_fwd", &types, &defines);
+            gpu.launch(&launch, &mut args, &self.options.loss(&rows, 0))?;
+            let [loss, factor] = self.options.sum(gpu, &losses, targets)?;
+            self.on_gpu.set([lse.tensor(), factor.tensor()]).ok();
+            Ok(loss)
+        })
+    }
+
+    pub(super) fn gpu_backward(&self, gpu: Gpu<'_>, x: &Tensor, g: &Tensor) -> Result<Tensor> {
+        let Some([lse, factor]) = self.on_gpu.get() else { bail!("cross_entropy: backward before forward") };
+        with_inputs(Self::NAME, [x, &self.targets, lse, factor, g], |[x, targets, lse, factor, g]| {
+            let rows = Rows::of(Self::NAME, x, &[x])?.at_most(ROW_THREADS);
+            let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
+            let mut args = [x.into(), targets.into(), lse.into(), factor.into(), g.into(), (&mut dx).into()];
+            let (types, defines) = ([("T", rows.dtype)], self.options.defines(&rows));
+            let launch = rows.launch(&UNIT, "cross_entropy_bwd", &types, &defines);
+            gpu.launch(&launch, &mut args, &self.options.loss(&rows, 0))?;
+            Ok(dx.tensor())
+        })
+    }
+}
