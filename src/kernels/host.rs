@@ -136,6 +136,7 @@ fn write(buffer: &mut Buffer) -> Result<*mut c_void> {
 }
 
 /// See `Gpu::product`.
+#[allow(clippy::too_many_arguments, reason = "BLAS has them")]
 pub(super) fn product(
     (m, n, k): (usize, usize, usize),
     alpha: f32,

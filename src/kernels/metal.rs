@@ -71,6 +71,7 @@ fn read<'a>(input: &Input<'a>) -> Result<(&'a MetalStorage, usize)> {
 }
 
 /// See `Gpu::product`.
+#[allow(clippy::too_many_arguments, reason = "BLAS has them")]
 pub(super) fn product(
     _device: &MetalDevice,
     (m, n, k): (usize, usize, usize),

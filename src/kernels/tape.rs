@@ -26,7 +26,7 @@ struct Node {
 
 /// What happened to the tensors that have gradients.
 #[derive(Default)]
-pub(crate) struct Tape {
+pub struct Tape {
     nodes: Vec<Node>,
     tracked: HashSet<TensorId>,
 }

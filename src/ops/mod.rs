@@ -23,6 +23,9 @@ mod softmax;
 
 pub(crate) use crate::kernels::cpu::in_pool;
 pub use crate::kernels::cpu::simd_name;
+// For benchmarks of a backward pass as the trainer runs it. A plain Candle op on a recorded tensor would be a gap.
+#[doc(hidden)]
+pub use crate::kernels::tape::{Gradients, Tape};
 pub use crate::kernels::gemm::fast_bf16;
 pub use attention::{Attention, Keys, attention, attention_thd};
 pub(crate) use coverage::covered;

@@ -17,6 +17,7 @@ fn kind(dtype: DType) -> Result<sys::cudaDataType> {
 }
 
 /// `c = alpha a b + beta c`: see `Gpu::product`.
+#[allow(clippy::too_many_arguments, reason = "BLAS has them")]
 pub(in super::super) fn product(
     device: &CudaDevice,
     (m, n, k): (usize, usize, usize),
