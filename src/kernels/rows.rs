@@ -42,8 +42,7 @@ impl Rows {
     /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
         let vec = 16 / dtype.size_in_bytes();
-        let at_16 = inputs.iter().all(|x| x.layout.start_offset() * x.dtype().size_in_bytes() % 16 == 0);
-        let aligned = match (at_16, cols % vec) {
+        let aligned = match (inputs.iter().all(Input::at_16), cols % vec) {
             (true, 0) => 2,
             (true, _) => 1,
             (false, _) => 0,
@@ -70,7 +69,7 @@ impl Rows {
         if !of.looped {
             return of;
         }
-        Rows { looped: true, slots: 1, row_threads: 512, ..Rows::new(rows, cols, dtype, inputs) }
+        Rows { looped: true, slots: 1, ..Rows::new(rows, cols, dtype, inputs).at_most(512) }
     }
 
     /// With at most `row_threads` threads a row, for a kernel that loops over it.
