@@ -59,9 +59,32 @@ FN float exp2_fast(float v) { float e; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e
 FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return rsqrtf(v); }
+// 1 / v within 1 unit in the last place; 0 for results below 2^-126.
+FN float rcp32(float v) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
 FN float abs32(float v) { return fabsf(v); }
 FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
 FN uint bits32(float v) { return __float_as_uint(v); }
 FN float float32(uint bits) { return __uint_as_float(bits); }
+
+// Stores 16 bytes of elements: the compiler does not always put narrower stores together.
+FN void store_16(float* p, const float* v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(v[0]), "f"(v[1]),
+                 "f"(v[2]), "f"(v[3]) : "memory");
+}
+FN uint pair(bf16, float a, float b) {
+    uint r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+FN uint pair(f16, float a, float b) {
+    uint r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+template <typename E> FN void store_16(E* p, const float* v) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+                 "r"(pair(E(), v[0], v[1])), "r"(pair(E(), v[2], v[3])), "r"(pair(E(), v[4], v[5])),
+                 "r"(pair(E(), v[6], v[7])) : "memory");
+}

@@ -119,7 +119,7 @@ template <typename E> FN Vec load(GLOBAL const E* row, int i, int n, float fill)
             for (int j = 0; j < PER; j++) x.v[k + j] = float(pack.e[j]);
         }
     } else {
-        for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : fill;
+        for (int k = 0; k < VEC; k++) x.v[k] = ALIGNED != 2 && i + k >= 0 && i + k < n ? float(row[i + k]) : fill;
     }
     return x;
 }
@@ -150,16 +150,36 @@ template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
 
 template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
     if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
-        constexpr int PER = 16 / sizeof(E);
-        for (int k = 0; k < VEC; k += PER) {
-            Pack<E> pack;
-            for (int j = 0; j < PER; j++) pack.e[j] = E(x.v[k + j]);
-            *(GLOBAL Pack<E>*)(row + i + k) = pack;
-        }
-    } else {
+        for (int k = 0; k < VEC; k += 16 / sizeof(E)) store_16(row + i + k, x.v + k);
+    } else if (ALIGNED != 2) {
         for (int k = 0; k < VEC; k++)
             if (i + k >= 0 && i + k < n) row[i + k] = E(x.v[k]);
     }
 }
+
+#endif
+
+#ifdef UNROLL
+
+// In a kernel over pieces, a group has PIECE elements of a row, or the last ones of it: UNROLL vectors a thread.
+constexpr SCOPE uint PIECE = GROUP_SIZE * VEC * UNROLL;
+
+// Rows of `cols` elements, each in `per_row` pieces.
+struct Pieces {
+    ulong cols;
+    uint per_row;
+    uint unused;
+};
+
+FN ulong piece_row(Pieces p) { return group_id() / p.per_row; }
+
+// The column that this group's piece begins at.
+FN ulong piece_start(Pieces p) { return ulong(group_id() % p.per_row) * PIECE; }
+
+// Elements of the piece that begins at `start`.
+FN int piece_size(Pieces p, ulong start) { return p.cols - start < PIECE ? int(p.cols - start) : int(PIECE); }
+
+// Where in the piece vector u of a thread begins.
+FN int piece_slot(uint u) { return int((u * GROUP_SIZE + thread_id()) * VEC); }
 
 #endif

@@ -199,9 +199,14 @@ FN float exp2_fast(float v) { return exp2f(v); }
 FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return 1.0f / sqrtf(v); }
+FN float rcp32(float v) { return 1.0f / v; }
 FN float abs32(float v) { return fabsf(v); }
 FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
 FN uint bits32(float v) { return host::bits(v); }
 FN float float32(uint bits) { return host::real(bits); }
+
+template <typename E> static inline void store_16(E* p, const float* v) {
+    for (uint i = 0; i < 16 / sizeof(E); i++) p[i] = E(v[i]);
+}

@@ -42,9 +42,19 @@ inline float exp2_fast(float v) { return exp2(v); }
 inline float log32(float v) { return precise::log(v); }
 inline float sqrt32(float v) { return precise::sqrt(v); }
 inline float rsqrt32(float v) { return precise::rsqrt(v); }
+// 1 / v within 1 unit in the last place; 0 for results below 2^-126.
+inline float rcp32(float v) { return 1.0f / v; }
 inline float abs32(float v) { return fabs(v); }
 inline float max32(float a, float b) { return fmax(a, b); }
 inline float min32(float a, float b) { return fmin(a, b); }
 inline float fma32(float a, float b, float c) { return fma(a, b, c); }
 inline uint bits32(float v) { return as_type<uint>(v); }
 inline float float32(uint bits) { return as_type<float>(bits); }
+
+// Stores 16 bytes of elements.
+inline void store_16(device float* p, thread const float* v) { *(device float4*)p = float4(v[0], v[1], v[2], v[3]); }
+template <typename E> inline void store_16(device E* p, thread const float* v) {
+    typedef vec<E, 2> pair;
+    *(device uint4*)p = uint4(as_type<uint>(pair(v[0], v[1])), as_type<uint>(pair(v[2], v[3])),
+                              as_type<uint>(pair(v[4], v[5])), as_type<uint>(pair(v[6], v[7])));
+}

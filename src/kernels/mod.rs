@@ -15,6 +15,7 @@ pub(crate) mod host;
 #[cfg(feature = "metal")]
 mod metal;
 pub(crate) mod partials;
+pub(crate) mod pieces;
 pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(target_arch = "x86_64")]
@@ -197,6 +198,11 @@ impl<'a> Input<'a> {
 
     pub fn stride(&self) -> &'a [usize] {
         self.layout.stride()
+    }
+
+    /// Whether the first element lies at a multiple of 16 bytes.
+    pub fn at_16(&self) -> bool {
+        self.layout.start_offset() * self.dtype().size_in_bytes() % 16 == 0
     }
 
     /// Refuses elements that are not contiguous.

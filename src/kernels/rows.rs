@@ -1,7 +1,7 @@
 //! How a kernel over rows divides them among threads: the constants of `group.h`.
 
 use super::Input;
-use super::gpu::Launch;
+use super::gpu::{Gpu, Launch};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result, bail};
 
@@ -35,13 +35,14 @@ const FEW: usize = 16;
 const MANY: usize = 32;
 /// Vectors of a row that a thread holds beside its sums.
 const KEPT: usize = 2;
+/// Groups of a multiprocessor that keep sums over rows.
+const SUMS: usize = 2;
 
 impl Rows {
     /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
         let vec = 16 / dtype.size_in_bytes();
-        let at_16 = inputs.iter().all(|x| x.layout.start_offset() * x.dtype().size_in_bytes() % 16 == 0);
-        let aligned = match (at_16, cols % vec) {
+        let aligned = match (inputs.iter().all(Input::at_16), cols % vec) {
             (true, 0) => 2,
             (true, _) => 1,
             (false, _) => 0,
@@ -50,8 +51,8 @@ impl Rows {
         let vectors = if aligned == 1 { (cols + 2 * (vec - 1)) / vec } else { cols.div_ceil(vec) };
         let row_threads = (vectors * vec).div_ceil(FEW).next_power_of_two().clamp(32, 1024);
         let slots = vectors.div_ceil(row_threads).max(1);
-        let rows = Rows { rows, cols, dtype, vec, slots, row_threads, aligned, looped: slots * vec > MANY };
-        if rows.looped { rows.in_a_loop() } else { rows }
+        let looped = slots * vec > MANY;
+        Rows { rows, cols, dtype, vec, slots: if looped { 1 } else { slots }, row_threads, aligned, looped }
     }
 
     /// The division for a kernel whose threads keep sums over rows: a thread has the same columns in each of them, and
@@ -65,12 +66,10 @@ impl Rows {
         of.row_threads = vectors.div_ceil(KEPT).next_power_of_two().clamp(32, 1024);
         of.slots = vectors.div_ceil(of.row_threads).max(1);
         of.looped = of.slots > KEPT;
-        if of.looped { Rows::new(rows, cols, dtype, inputs).in_a_loop() } else { of }
-    }
-
-    /// The division that reads a row more than once.
-    fn in_a_loop(self) -> Self {
-        Rows { looped: true, slots: 1, row_threads: 1024, ..self }
+        if !of.looped {
+            return of;
+        }
+        Rows { looped: true, slots: 1, ..Rows::new(rows, cols, dtype, inputs).at_most(512) }
     }
 
     /// With at most `row_threads` threads a row, for a kernel that loops over it.
@@ -107,9 +106,17 @@ impl Rows {
         self.threads() / self.row_threads
     }
 
-    /// Workers of a launch of `groups` groups: each has its own sums.
-    pub fn workers(&self, groups: usize) -> usize {
-        groups * self.per_group()
+    /// Groups of a launch that sums over rows if `summing`, and how many sums it leaves: each worker's own.
+    pub fn sums(&self, gpu: Gpu<'_>, summing: bool) -> (usize, usize) {
+        let most = SUMS * gpu.multiprocessors();
+        match self.looped {
+            true => (self.groups(), self.rows.min(most)),
+            false if summing => {
+                let groups = self.groups().min(most);
+                (groups, groups * self.per_group())
+            }
+            false => (self.groups(), 0),
+        }
     }
 
     /// Whether a thread has registers for the row after its own.

@@ -8,8 +8,11 @@
 use super::{Case, Spec};
 use crate::kernels::cpu::{par_rows, par_rows2, simd, uninit};
 use crate::kernels::element::{exp, sigmoid};
+use crate::kernels::gpu::{Arg, Buffer, Gpu, Unit, unit};
+use crate::kernels::pieces::{self, Pieces};
 use crate::kernels::tape::{apply1, apply2};
 use crate::kernels::{FusedOp, Input, for_dtype, same_dtype, with_inputs};
+use bytemuck::NoUninit;
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
 /// `silu(a) * b`, `a` and `b` the halves of the last dimension. Takes the place of `candle_nn::ops::swiglu`.
@@ -149,9 +152,42 @@ simd! {
     }
 }
 
+static UNIT: Unit = unit!("gated.h");
+
+/// `Gated` of gated.h.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    pieces: pieces::Params,
+    stride: u64,
+    other: u64,
+}
+
 struct Gated(Activation);
 
 impl Gated {
+    /// Launches `entry` over `outputs`, rows of which `cols` hold one half each, or all elements of two tensors.
+    fn launch(
+        &self,
+        gpu: Gpu<'_>,
+        entry: &'static str,
+        (outputs, half): (usize, Option<usize>),
+        inputs: &[Input<'_>],
+        args: &mut [Arg<'_>],
+    ) -> Result<()> {
+        let dtype = inputs[0].dtype();
+        for x in inputs {
+            x.contiguous()?;
+        }
+        let (rows, cols) = half.map_or((1, outputs), |cols| (outputs / cols.max(1), cols));
+        let pieces = Pieces::new(rows, cols, dtype, inputs);
+        let [a, b, c] = pieces.defines();
+        let gelu = self.0 == Activation::Gelu;
+        let defines = [a, b, c, ("GELU", gelu as i64), ("HALVES", half.is_some() as i64)];
+        let params = Params { pieces: pieces.params(), stride: 2 * cols as u64, other: cols as u64 };
+        gpu.launch(&pieces.launch(&UNIT, entry, &[("T", dtype)], &defines), args, &params)
+    }
+
     fn row<T: crate::kernels::element::Element>(&self, a: &[T], b: &[T], y: &mut [T]) {
         match self.0 {
             Activation::Silu => silu_mul_row(a, b, y),
@@ -190,6 +226,33 @@ impl FusedOp<1> for Gated {
                 }
             });
             Ok((super::storage(y), dims.into()))
+        })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        let mut dims = x.dims().to_vec();
+        let cols = super::last_dim(self.0.name(), &dims)? / 2;
+        *dims.last_mut().expect("last_dim saw one") = cols;
+        let mut y = Buffer::new(gpu, dims, x.dtype())?;
+        let over = (x.shape().elem_count() / 2, Some(cols));
+        self.launch(gpu, "gated_fwd", over, &[x], &mut [x.into(), Arg::Null, (&mut y).into()])?;
+        Ok(y)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        with_inputs(self.0.name(), [x, g], |[x, g]| {
+            let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
+            let over = (g.shape().elem_count(), g.dims().last().copied());
+            let args = &mut [x.into(), Arg::Null, g.into(), (&mut dx).into(), Arg::Null];
+            self.launch(gpu, "gated_bwd", over, &[x, g], args)?;
+            Ok([Some(dx.tensor())])
         })
     }
 
@@ -234,6 +297,31 @@ impl FusedOp<2> for Gated {
                 self.row(&xs[at..][..y.len()], &bs[at..][..y.len()], y)
             });
             Ok((super::storage(y), a.shape()))
+        })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [a, b]: [Input<'_>; 2]) -> Result<Buffer> {
+        let mut y = Buffer::new(gpu, a.shape(), a.dtype())?;
+        let over = (a.shape().elem_count(), None);
+        self.launch(gpu, "gated_fwd", over, &[a, b], &mut [a.into(), b.into(), (&mut y).into()])?;
+        Ok(y)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [a, b]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        with_inputs(self.0.name(), [a, b, g], |[a, b, g]| {
+            let [mut da, mut db] =
+                [Buffer::new(gpu, a.shape(), a.dtype())?, Buffer::new(gpu, a.shape(), a.dtype())?];
+            let over = (a.shape().elem_count(), None);
+            let args = &mut [a.into(), b.into(), g.into(), (&mut da).into(), (&mut db).into()];
+            self.launch(gpu, "gated_bwd", over, &[a, b, g], args)?;
+            Ok([needs[0].then(|| da.tensor()), needs[1].then(|| db.tensor())])
         })
     }
 

@@ -5,9 +5,11 @@
 
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, par_rows2, par_sum_rows, simd, uninit};
+use crate::kernels::gpu::{Arg, Buffer, Gpu, Unit, unit};
+use crate::kernels::rows::Rows;
 use crate::kernels::tape::apply3;
-use crate::kernels::{FusedOp, Input, for_dtype, same_dtype, with_inputs};
-use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use crate::kernels::{FusedOp, Input, for_dtype, partials, same_dtype, with_inputs};
+use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 
 /// Normalizes `x` over its last dimension, scales it by `weight` and adds `bias`. Takes the place of
 /// `candle_nn::ops::layer_norm`.
@@ -85,8 +87,27 @@ simd! {
     }
 }
 
+static UNIT: Unit = unit!("layer_norm.h");
+
 struct LayerNorm {
     eps: f32,
+}
+
+impl LayerNorm {
+    fn launch(
+        gpu: Gpu<'_>,
+        rows: &Rows,
+        (entry, groups): (&'static str, [usize; 3]),
+        (weight, value): (bool, f32),
+        args: &mut [Arg<'_>],
+    ) -> Result<()> {
+        let [a, b, c, d] = rows.defines();
+        let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("AHEAD", rows.ahead() as i64)];
+        let types = [("T", rows.dtype)];
+        let mut launch = rows.launch(&UNIT, entry, &types, &defines);
+        launch.groups = groups;
+        gpu.launch(&launch, args, &rows.params_with(value))
+    }
 }
 
 impl FusedOp<3> for LayerNorm {
@@ -100,6 +121,55 @@ impl FusedOp<3> for LayerNorm {
                 layer_norm_rows(&data[row * w.len()..][..y.len()], w, b, y, self.eps)
             });
             Ok((super::storage(y), x.shape()))
+        })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x, w, b]: [Input<'_>; 3]) -> Result<Buffer> {
+        let rows = Rows::of(Self::NAME, x, &[x, w, b])?;
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        let entry = if rows.looped { "layer_norm_fwd_looped" } else { "layer_norm_fwd" };
+        let at = (entry, [rows.groups(), 1, 1]);
+        let args = &mut [x.into(), w.into(), b.into(), (&mut y).into()];
+        Self::launch(gpu, &rows, at, (false, self.eps), args)?;
+        Ok(y)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x, w, _]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        with_inputs(Self::NAME, [x, w, g], |[x, w, g]| {
+            let cols = w.dims()[0];
+            let rows = Rows::summed(x.shape().elem_count() / cols.max(1), cols, x.dtype(), &[x, w, g]);
+            let weight = needs[1] || needs[2];
+            let (groups, parts) = rows.sums(gpu, weight);
+            let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
+            let mut parts = weight.then(|| Buffer::new(gpu, (parts, 2 * cols), DType::F32)).transpose()?;
+            let (entry, mut stats) = match rows.looped {
+                true => ("layer_norm_bwd_looped", Some(Buffer::new(gpu, (rows.rows, 2), DType::F32)?)),
+                false => ("layer_norm_bwd", None),
+            };
+            let sums = stats.as_mut().or(parts.as_mut()).map_or(Arg::Null, Arg::from);
+            let args = &mut [x.into(), w.into(), g.into(), (&mut dx).into(), sums];
+            Self::launch(gpu, &rows, (entry, [groups, 1, 1]), (weight, self.eps), args)?;
+            if let (Some(stats), Some(parts)) = (&stats, &mut parts) {
+                let n = parts.dims()[0];
+                let at = ("layer_norm_bwd_weight", [cols.div_ceil(rows.threads()), n, 1]);
+                let args = &mut [x.into(), g.into(), stats.input(Self::NAME).into(), parts.into()];
+                Self::launch(gpu, &rows, at, (weight, n as f32), args)?;
+            }
+            let mut grads = [needs[0].then(|| dx.tensor()), None, None];
+            if let Some(parts) = parts {
+                let sums = partials::sum(gpu, Self::NAME, &parts, w.dtype())?.tensor();
+                for i in [0, 1].into_iter().filter(|i| needs[i + 1]) {
+                    grads[i + 1] = Some(sums.narrow(0, i * cols, cols)?);
+                }
+            }
+            Ok(grads)
         })
     }
 
@@ -152,5 +222,6 @@ pub(super) const SPEC: Spec = Spec {
         &[&[7, 33], &[33], &[33]],
         &[&[3, 4099], &[4099], &[4099]],
         &[&[512, 1024], &[1024], &[1024]],
+        &[&[3, 33000], &[33000], &[33000]],
     ],
 };

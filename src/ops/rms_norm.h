@@ -95,8 +95,8 @@ KERNEL void add_rms_norm_fwd_looped(GLOBAL const T* x, GLOBAL const T* residual,
 }
 
 // With h = g w:  dx = r (h - x r^2 mean(h x)),  dw = sum over rows of g x r.
-// A worker keeps its part of dw over its rows, and loads the next row while it sums this one. WEIGHT says whether dw
-// is wanted, AHEAD whether there are registers for the next row.
+// A worker keeps its part of dw over its rows. WEIGHT says whether dw is wanted, AHEAD whether there are registers for
+// w and for the next row, which is then loaded while this one is summed.
 KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g, GLOBAL T* dx, GLOBAL float* parts,
                          PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
@@ -104,7 +104,7 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
     Raw a[SLOTS], b[SLOTS];
     Vec u[SLOTS], dw[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
-        u[s] = load_weight(w, slot(s, 0), n);
+        if (AHEAD) u[s] = load_weight(w, slot(s, 0), n);
         for (int k = 0; k < VEC; k++) dw[s].v[k] = 0.0f;
     }
     uint turn = 0;
@@ -123,16 +123,19 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
             }
 
         Pair sum = {0.0f, 0.0f};
-        for (uint s = 0; s < SLOTS; s++)
+        for (uint s = 0; s < SLOTS; s++) {
+            if (!AHEAD) u[s] = load_weight(w, slot(s, 0), n);
             for (int k = 0; k < VEC; k++) {
                 const float v = float(a[s].e[k]);
                 sum.a += v * v;
                 sum.b += float(b[s].e[k]) * u[s].v[k] * v;
             }
+        }
         sum = row_sum2(sum, scratch + (turn++ & 1) * 2 * MAX_WARPS);
         // r^2 without r's rounding: in short rows the two terms nearly cancel.
         const float mean = sum.a / n + p.value, r = rsqrt32(mean), shrink = sum.b / n / mean;
         for (uint s = 0; s < SLOTS; s++) {
+            if (!AHEAD) u[s] = load_weight(w, slot(s, 0), n);
             Vec z;
             for (int k = 0; k < VEC; k++) {
                 const float v = float(a[s].e[k]), h = float(b[s].e[k]);
@@ -180,7 +183,7 @@ KERNEL void rms_norm_bwd_looped(GLOBAL const T* x, GLOBAL const W* w, GLOBAL con
     if (thread_id() == 0) rs[row] = r;
 }
 
-// The parts of dw for rows too long for rms_norm_bwd: a thread a column, group y every group_count_y-th row.
+// The parts of dw for rows too long for rms_norm_bwd: a thread a column, group y every p.value-th row.
 KERNEL void rms_norm_bwd_weight(GLOBAL const T* x, GLOBAL const T* g, GLOBAL const float* rs, GLOBAL float* parts,
                                 PARAMS(Rows) p) {
     const uint n = p.cols, col = group_id() * GROUP_SIZE + thread_id();

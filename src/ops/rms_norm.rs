@@ -165,9 +165,6 @@ fn launch(
     gpu.launch(&launch, args, &rows.params_with(value))
 }
 
-/// Groups of a multiprocessor whose sums are kept apart.
-const PER_MULTIPROCESSOR: usize = 2;
-
 impl FusedOp<2> for RmsNorm {
     const NAME: &'static str = "rms_norm";
 
@@ -214,9 +211,7 @@ impl FusedOp<2> for RmsNorm {
             let types = [x.dtype(), w.dtype()];
             let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
             let weight = needs[1];
-            let most = PER_MULTIPROCESSOR * gpu.multiprocessors();
-            let groups = if weight && !rows.looped { rows.groups().min(most) } else { rows.groups() };
-            let parts = if rows.looped { rows.rows.min(most) } else { rows.workers(groups) };
+            let (groups, parts) = rows.sums(gpu, weight);
             let mut parts = weight.then(|| Buffer::new(gpu, (parts, cols), DType::F32)).transpose()?;
             let (entry, mut rs) = match rows.looped {
                 true => ("rms_norm_bwd_looped", Some(Buffer::new(gpu, rows.rows, DType::F32)?)),
