@@ -194,6 +194,11 @@ impl<'a> Input<'a> {
         self.layout.shape().clone()
     }
 
+    /// Elements before the first one.
+    pub fn start_offset(&self) -> usize {
+        self.layout.start_offset()
+    }
+
     pub fn stride(&self) -> &'a [usize] {
         self.layout.stride()
     }

@@ -229,3 +229,45 @@ fn a_target_on_the_gpu_that_is_no_class_makes_the_loss_nan() -> Result<()> {
     }
     Ok(())
 }
+
+/// One row, a few and many; `f32` weights, adapters and biases beside `x` in any dtype, and their gradients.
+#[test]
+fn linear_layers_with_f32_masters() -> Result<()> {
+    let (k, n, r) = (40, 56, 4);
+    let device = crate::device();
+    for (dtype, bound) in [(DType::F32, 1e-5), (DType::F16, 1e-2), (DType::BF16, 4e-2)] {
+        for m in [1, 3, 9] {
+            let randn = |shape: &[usize]| Var::randn(0f32, 1., shape, &device);
+            let x = Var::from_tensor(&randn(&[m, k])?.to_dtype(dtype)?)?;
+            let (w, bias, a, b) = (randn(&[n, k])?, randn(&[n])?, randn(&[r, k])?, randn(&[n, r])?);
+            let g = randn(&[m, n])?;
+            let check = |ours: Tensor, plain: Tensor, vars: &[&Var]| -> Result<()> {
+                let [y, theirs] = [&ours, &plain].map(|y| y.to_dtype(DType::F32).unwrap());
+                let [ours, plain] = [&y, &theirs].map(|y| (y * g.as_tensor()).unwrap().sum_all().unwrap());
+                let (ours, plain) = (ours.backward()?, plain.backward()?);
+                let close = |a: &Tensor, b: &Tensor| -> Result<()> {
+                    let [a, b] = [a, b].map(|t| t.to_dtype(DType::F32).unwrap());
+                    let [error, size] = [(&a - &b)?, b].map(|t| t.abs().unwrap().max_all().unwrap());
+                    let (error, size) = (error.to_scalar::<f32>()?, size.to_scalar::<f32>()?);
+                    assert!(error <= bound * size, "{dtype:?} {m} rows: error {error} of {size}");
+                    Ok(())
+                };
+                close(&y, &theirs)?;
+                for var in vars {
+                    let (ours, plain) = (ours.get(var).unwrap(), plain.get(var).unwrap());
+                    assert_eq!(ours.dtype(), var.dtype());
+                    close(ours, plain)?;
+                }
+                Ok(())
+            };
+            let wide = x.to_dtype(DType::F32)?;
+            let base = wide.matmul(&w.t()?)?.broadcast_add(&bias)?;
+            check(ops::linear(&x, &w, Some(&bias))?, base.clone(), &[&x, &w, &bias])?;
+            let low = (wide.matmul(&a.t()?)?.matmul(&b.t()?)? * 1.5)?;
+            let (weight, bias) = (w.as_detached_tensor(), Some(bias.as_detached_tensor()));
+            let frozen = ops::LoraLinear { weight, bias, scale: 1.5, dropout: None };
+            check(ops::lora_linear(&x, &a, &b, &frozen)?, (base + low)?, &[&x, &a, &b])?;
+        }
+    }
+    Ok(())
+}
