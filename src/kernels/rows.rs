@@ -86,6 +86,11 @@ impl Rows {
         if self.row_threads == 32 { SHORT } else { self.row_threads }
     }
 
+    /// Threads of a row.
+    pub fn row_threads(&self) -> usize {
+        self.row_threads
+    }
+
     /// Rows that one group works on.
     pub fn per_group(&self) -> usize {
         self.threads() / self.row_threads

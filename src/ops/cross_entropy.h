@@ -130,6 +130,19 @@ KERNEL void cross_entropy_in_place(
     if (thread_id() % ROW_THREADS == 0) losses[p.first + row] = out.loss;
 }
 
+// y = a gradient for a loss gradient of one, times that of the loss.
+KERNEL void cross_entropy_scale(GLOBAL const X* x, GLOBAL const float* g, GLOBAL T* y, PARAMS(Loss) p) {
+    const ulong row = my_row();
+    if (ROW_THREADS == 32 && row >= p.rows) return;
+    const int n = p.cols, phase = row_phase(row, n);
+    const float by = g[0];
+    for (uint s = 0; slot(s, phase) < n; s++) {
+        Vec v = load(x + row * n, slot(s, phase), n, 0.0f);
+        for (int k = 0; k < VEC; k++) v.v[k] *= by;
+        store(y + row * n, slot(s, phase), n, v);
+    }
+}
+
 #else
 
 // What the sum of the losses is multiplied by.

@@ -271,3 +271,33 @@ fn linear_layers_with_f32_masters() -> Result<()> {
     }
     Ok(())
 }
+
+/// A vocabulary so large that the logits of a few hundred rows are made in several parts.
+#[test]
+fn linear_cross_entropy_in_parts_equals_the_sum_of_separate_rows() -> Result<()> {
+    let device = crate::device();
+    let (rows, width, classes) = (300, 4, 400_000);
+    let hidden = Var::randn(0f32, 1., (rows, width), &device)?;
+    let head = Var::randn(0f32, 1., (classes, width), &device)?;
+    let targets: Vec<i64> =
+        (0..rows).map(|i| if i % 5 == 0 { ops::IGNORE } else { (i * 991) as i64 }).collect();
+    let targets = Tensor::new(targets, &device)?;
+    let options = ops::CrossEntropy { reduction: ops::Reduction::Sum, ..Default::default() };
+    let loss = |from, len| {
+        let (hidden, targets) = (hidden.narrow(0, from, len)?, targets.narrow(0, from, len)?);
+        ops::linear_cross_entropy(&hidden, &head, &targets, &options)
+    };
+    let (whole, parts) = (loss(0, rows)?, ((loss(0, 100)? + loss(100, 100)?)? + loss(200, 100)?)?);
+    let close = |a: &Tensor, b: &Tensor| -> Result<()> {
+        let [error, size] = [(a - b)?, b.clone()].map(|t| t.abs().unwrap().max_all().unwrap());
+        let (error, size) = (error.to_scalar::<f32>()?, size.to_scalar::<f32>()?);
+        assert!(error <= 1e-5 * size, "{error} of {size}");
+        Ok(())
+    };
+    close(&whole, &parts)?;
+    let (whole, parts) = (whole.backward()?, parts.backward()?);
+    for var in [&hidden, &head] {
+        close(whole.get(var).unwrap(), parts.get(var).unwrap())?;
+    }
+    Ok(())
+}
