@@ -176,6 +176,10 @@ impl<'a> Operand<'a> {
         Operand { transposed: !self.transposed, ..self }
     }
 
+    pub fn dtype(&self) -> DType {
+        self.x.dtype()
+    }
+
     fn holds(&self, rows: usize, cols: usize) -> bool {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let len = self.x.layout.shape().elem_count();

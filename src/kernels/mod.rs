@@ -196,6 +196,20 @@ impl<'a> Input<'a> {
         self.layout.shape().clone()
     }
 
+    /// Some of its rows, along the first dimension.
+    pub fn rows<'b>(&self, layout: &'b mut Option<Layout>, first: usize, rows: usize) -> Result<Input<'b>>
+    where
+        'a: 'b,
+    {
+        let layout = layout.insert(self.layout.narrow(0, first, rows)?);
+        Ok(Input { layout, ..*self })
+    }
+
+    /// Elements before the first one.
+    pub fn start_offset(&self) -> usize {
+        self.layout.start_offset()
+    }
+
     pub fn stride(&self) -> &'a [usize] {
         self.layout.stride()
     }

@@ -77,6 +77,11 @@ impl Rows {
         Rows { row_threads: self.row_threads.min(row_threads), ..self }
     }
 
+    /// With vectors only where every row begins at 16 bytes, for a kernel that reads two rows side by side.
+    pub fn in_step(self) -> Self {
+        Rows { aligned: if self.aligned == 2 { 2 } else { 0 }, ..self }
+    }
+
     /// The division for rows along the last dimension of `x`, whose elements are contiguous.
     pub fn of(op: &str, x: Input<'_>, inputs: &[Input<'_>]) -> Result<Self> {
         let Some(&cols) = x.dims().last() else { bail!("{op}: wants at least one dimension, got a scalar") };
@@ -98,7 +103,12 @@ impl Rows {
 
     /// Threads of a group.
     pub fn threads(&self) -> usize {
-        if self.row_threads == 32 && !self.looped { SHORT } else { self.row_threads }
+        if self.row_threads == 32 { SHORT } else { self.row_threads }
+    }
+
+    /// Threads of a row.
+    pub fn row_threads(&self) -> usize {
+        self.row_threads
     }
 
     /// Rows that one group works on.

@@ -20,28 +20,6 @@ struct Total {
 
 #ifdef ROW_THREADS
 
-// Vectors in flight in each thread.
-constexpr SCOPE uint AHEAD = 4;
-
-// AHEAD vectors of a row from slot s on; `fill` outside of the row.
-struct Run {
-    Vec v[AHEAD];
-};
-
-FN Run load_run(GLOBAL const T* row, uint s, int phase, int n, float fill) {
-    Run run;
-    // Nothing of the whole group's run lies outside of the row: no branch stands between the loads.
-    if (ALIGNED != 0 && (s > 0 || phase == 0) && int((s + AHEAD) * ROW_THREADS * VEC) - phase <= n) {
-        Pack<T> packs[AHEAD];
-        for (uint u = 0; u < AHEAD; u++) packs[u] = *(GLOBAL const Pack<T>*)(row + slot(s + u, phase));
-        for (uint u = 0; u < AHEAD; u++)
-            for (int k = 0; k < VEC; k++) run.v[u].v[k] = float(packs[u].e[k]);
-    } else {
-        for (uint u = 0; u < AHEAD; u++) run.v[u] = load(row, slot(s + u, phase), n, fill);
-    }
-    return run;
-}
-
 FN float exp_below(float x, float max) { return exp2_fast((x - max) * LOG2E); }
 
 struct RowLoss {
@@ -150,6 +128,19 @@ KERNEL void cross_entropy_in_place(
         row_fill(x, phase, n, out.loss);
     }
     if (thread_id() % ROW_THREADS == 0) losses[p.first + row] = out.loss;
+}
+
+// y = a gradient for a loss gradient of one, times that of the loss.
+KERNEL void cross_entropy_scale(GLOBAL const X* x, GLOBAL const float* g, GLOBAL T* y, PARAMS(Loss) p) {
+    const ulong row = my_row();
+    if (ROW_THREADS == 32 && row >= p.rows) return;
+    const int n = p.cols, phase = row_phase(row, n);
+    const float by = g[0];
+    for (uint s = 0; slot(s, phase) < n; s++) {
+        Vec v = load(x + row * n, slot(s, phase), n, 0.0f);
+        for (int k = 0; k < VEC; k++) v.v[k] *= by;
+        store(y + row * n, slot(s, phase), n, v);
+    }
 }
 
 #else

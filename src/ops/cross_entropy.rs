@@ -14,6 +14,7 @@ use crate::kernels::tape::apply1;
 use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 
+pub(super) use gpu::scaled;
 use std::sync::OnceLock;
 
 /// The target of a row that does not count, as in PyTorch and Hugging Face.

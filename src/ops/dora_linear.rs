@@ -5,12 +5,15 @@
 //! [`lora_linear`] has the gradient, `dz = g m / n` and `dm = sum(g z) / n`. The norms are made a few rows at a
 //! time: `B A` is never a whole matrix in memory.
 
+mod gpu;
+
 use super::linear::wide;
 use super::{LoraLinear, Spec, add, affine, dropout, linear, lora_linear};
 use crate::kernels::gemm::{Mat, gemm_f32};
+use crate::kernels::gpu::{self as kernels, Buffer, Gpu, Unit, unit};
 use crate::kernels::tape::apply2;
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
-use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// `(magnitude / norms) (x Wᵀ + s (x aᵀ) bᵀ) + bias`: shapes as in [`lora_linear`], and `magnitude` and `norms`
@@ -44,7 +47,7 @@ pub fn dora_linear(
     }
     let low = LoraLinear { bias: None, dropout: None, ..base.clone() };
     let bias = base.bias.as_ref().map(|bias| bias.contiguous()).transpose()?;
-    let scale = Scale { norms: norms.contiguous()?, bias };
+    let scale = Scale { norms: norms.to_dtype(DType::F32)?.contiguous()?, bias };
     let Some(dropped) = base.dropout else {
         return apply2(scale, &lora_linear(x, a, b, &low)?, magnitude);
     };
@@ -68,6 +71,9 @@ pub fn dora_norms(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result
         bail!("{OP}: wants A (r, {k}) and B ({n}, r), got {:?} and {:?}", a.dims(), b.dims())
     }
     with_inputs(OP, [&weight.contiguous()?, &a.contiguous()?, &b.contiguous()?], |[w, a, b]| {
+        if let Some(norms) = kernels::on(weight, |gpu| gpu::norms(gpu, [w, a, b], scale)) {
+            return norms;
+        }
         let (a, b) = (wide(OP, a)?, wide(OP, b)?);
         for_dtype!(OP, w.dtype(), T => {
             let w = w.slice::<T>()?;
@@ -85,6 +91,8 @@ pub fn dora_norms(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result
         })
     })
 }
+
+static UNIT: Unit = unit!("dora_linear.h");
 
 /// `y = z m / n + b` by column.
 struct Scale {
@@ -128,6 +136,21 @@ impl FusedOp<2> for Scale {
             });
             Ok((super::storage(y), z.shape()))
         })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [z, m]: [Input<'_>; 2]) -> Result<Buffer> {
+        self.gpu_scale(gpu, z, m, true)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        inputs: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        self.gpu_backward(gpu, inputs, g, needs)
     }
 
     fn cpu_grad(
@@ -218,7 +241,7 @@ pub(super) const SPEC: Spec = Spec {
 mod tests {
     use super::*;
     use crate::ops::{self, Dropout};
-    use candle_core::{DType, Device, Var};
+    use candle_core::{Device, Var};
 
     const CASE: ops::Case = &[&[5, 31], &[4, 31], &[33, 4], &[33], &[33, 31], &[33]];
 

@@ -34,10 +34,19 @@ simd! {
 }
 
 impl Dropout {
+    /// The hash below which an element is dropped.
+    pub(super) fn threshold(&self) -> u32 {
+        (self.p as f64 * 2f64.powi(32)).min(u32::MAX as f64) as u32
+    }
+
+    /// What an element that is kept is multiplied by.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (1.0 - self.p)
+    }
+
     /// The mask applied to rows of `cols` elements.
     pub(super) fn apply<T: Element>(&self, x: &[T], cols: usize) -> Vec<T> {
-        let threshold = (self.p as f64 * 2f64.powi(32)).min(u32::MAX as f64) as u32;
-        let scale = 1.0 / (1.0 - self.p);
+        let (threshold, scale) = (self.threshold(), self.scale());
         let mut y = uninit(x.len());
         par_rows(&mut y, cols, |row, y| {
             for (i, y) in y.chunks_exact_mut(cols).enumerate() {

@@ -4,12 +4,16 @@
 //! stores `dW` for a frozen `W` too (candle#3773). A weight in `f32` beside a half-precision `x` is rounded to
 //! `x`'s dtype for the product, and its gradient is `f32`: full fine-tuning with `f32` master weights.
 
+mod gpu;
+
 use super::Spec;
 use crate::kernels::element::Element;
 use crate::kernels::gemm::{Mat, matmul, outer_product};
+use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
 use crate::kernels::tape::{apply1, apply2, apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+pub(super) use gpu::{Cast, Columns, Few, Low, begun, grad_of};
 
 /// `x Wᵀ + b`: `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)`; the result is `(.., out)`.
 ///
@@ -100,6 +104,8 @@ pub(super) fn add_bias<T: Element>(y: &mut [T], b: &[f32]) {
     cpu::par_rows(y, b.len(), |_, rows| rows.chunks_exact_mut(b.len()).for_each(|row| add_row(row, b)));
 }
 
+static UNIT: Unit = unit!("linear.h");
+
 /// Frozen weight and bias: state, not inputs, so that no gradient of theirs exists.
 struct Frozen {
     weight: Tensor,
@@ -115,6 +121,25 @@ impl FusedOp<1> for Frozen {
             Some(bias) => with_inputs(Self::NAME, [bias], |[b]| forward(Self::NAME, x, w, Some(b))),
             None => forward(Self::NAME, x, w, None),
         })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        with_inputs(Self::NAME, [&self.weight], |[w]| match &self.bias {
+            Some(bias) => with_inputs(Self::NAME, [bias], |[b]| gpu::forward(gpu, x, w, Some(b))),
+            None => gpu::forward(gpu, x, w, None),
+        })
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        let [dx, ..] = gpu::grads(gpu, x, &self.weight, None, g, [true, false, false])?;
+        Ok([dx])
     }
 
     fn cpu_grad(
@@ -192,6 +217,22 @@ impl FusedOp<2> for Trained {
         forward("linear", x, w, None)
     }
 
+    fn gpu(&self, gpu: Gpu<'_>, [x, w]: [Input<'_>; 2]) -> Result<Buffer> {
+        gpu::forward(gpu, x, w, None)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x, w]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let [dx, dw, _] = gpu::grads(gpu, x, w, None, g, [needs[0], needs[1], false])?;
+        Ok([dx, dw])
+    }
+
     fn cpu_grad(
         &self,
         [x, w]: [&Tensor; 2],
@@ -210,6 +251,21 @@ impl FusedOp<3> for Trained {
 
     fn cpu(&self, [x, w, b]: [Input<'_>; 3]) -> Result<(CpuStorage, Shape)> {
         forward("linear", x, w, Some(b))
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x, w, b]: [Input<'_>; 3]) -> Result<Buffer> {
+        gpu::forward(gpu, x, w, Some(b))
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [x, w, b]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        gpu::grads(gpu, x, w, Some(b), g, needs)
     }
 
     fn cpu_grad(

@@ -2,7 +2,9 @@
 //!
 //! The forward pass also computes the gradient, while a chunk's logits are at hand: `dh = (softmax - onehot) W`,
 //! and for a trained head `dW = (softmax - onehot)ᵀ h`; backward only scales it. Rows whose target is ignored
-//! cost nothing. Logits and loss are `f32`. After Hsu et al., [Liger Kernel](https://arxiv.org/abs/2410.10989).
+//! cost nothing on the CPU. Logits and loss are `f32`; on a GPU logits are stored in the dtype of hidden. After Hsu et al., [Liger Kernel](https://arxiv.org/abs/2410.10989).
+
+mod gpu;
 
 use super::cross_entropy::{
     CrossEntropy, IGNORE, placed, reference, row_loss_and_grad, sum_losses, test_targets,
@@ -12,6 +14,7 @@ use super::{Spec, storage, tensor};
 use crate::kernels::cpu::{par_rows2, uninit};
 use crate::kernels::element::Element;
 use crate::kernels::gemm::{Mat, matmul, matmul_f32, outer_product};
+use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply1, apply2, contiguous, tracked};
 use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
@@ -22,7 +25,7 @@ use std::sync::Mutex;
 ///
 /// # Errors
 ///
-/// When the shapes do not fit, or a target is neither below `V` nor [`IGNORE`].
+/// When the shapes do not fit, or a target on the CPU is neither below `V` nor [`IGNORE`].
 pub fn linear_cross_entropy(
     hidden: &Tensor,
     head: &Tensor,
@@ -143,6 +146,23 @@ impl FusedOp<1> for FromHidden {
         with_inputs("linear_cross_entropy", [head], |[head]| self.forward(hidden, head))
     }
 
+    fn gpu(&self, gpu: Gpu<'_>, [hidden]: [Input<'_>; 1]) -> Result<Buffer> {
+        let Some(head) = &self.head else { bail!("linear_cross_entropy: wants a head") };
+        with_inputs("linear_cross_entropy", [head], |[head]| self.gpu_forward(gpu, hidden, head))
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [hidden]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        let [dh, _] = self.gpu_scaled(gpu, [hidden.dtype(); 2], g)?;
+        Ok([dh])
+    }
+
     fn cpu_grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let [dh, _] = self.scaled(g)?;
         Ok([dh])
@@ -155,6 +175,21 @@ impl FusedOp<2> for FromHidden {
 
     fn cpu(&self, [hidden, head]: [Input<'_>; 2]) -> Result<(CpuStorage, Shape)> {
         self.forward(hidden, head)
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [hidden, head]: [Input<'_>; 2]) -> Result<Buffer> {
+        self.gpu_forward(gpu, hidden, head)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [hidden, head]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        self.gpu_scaled(gpu, [hidden.dtype(), head.dtype()], g)
     }
 
     fn cpu_grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, _: [bool; 2]) -> Result<[Option<Tensor>; 2]> {

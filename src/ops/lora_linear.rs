@@ -4,9 +4,12 @@
 //! and kept for backward; the update is accumulated into the base product's output. With `u = s g B`:
 //! `dx = g W + mask(u A)`, `dA = uᵀ dropout(x)`, `dB = s gᵀ t`. No `dW` is formed or stored.
 
+mod gpu;
+
 use super::linear::{Weight, add_bias, wide};
 use super::{Dropout, Spec};
 use crate::kernels::gemm::{Mat, gemm_f32, matmul, narrow_owned, tall_product, thin_product};
+use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
 use crate::kernels::tape::{apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
@@ -53,7 +56,8 @@ pub fn lora_linear(x: &Tensor, a: &Tensor, b: &Tensor, base: &LoraLinear) -> Res
     }
     let mut base = base.clone();
     base.weight = base.weight.contiguous()?;
-    let op = Lora { base, low: OnceLock::new() };
+    base.bias = base.bias.map(|bias| bias.contiguous()).transpose()?;
+    let op = Lora { base, low: OnceLock::new(), on_gpu: OnceLock::new() };
     apply3(op, x, a, b)
 }
 
@@ -71,7 +75,11 @@ struct Lora {
     base: LoraLinear,
     /// `s t` of the forward pass, `(rows, r)`.
     low: OnceLock<Vec<f32>>,
+    /// `t` of the forward pass.
+    on_gpu: OnceLock<Tensor>,
 }
+
+static UNIT: Unit = unit!("lora_linear.h");
 
 impl FusedOp<3> for Lora {
     const NAME: &'static str = "lora_linear";
@@ -94,11 +102,26 @@ impl FusedOp<3> for Lora {
             let low_rank = (Mat::rows(&t, r), Mat::rows(&b, r).t(), r);
             let mut y = matmul::<T>((m, n, k), Mat::rows(x, k), Mat::rows(w.get(), k).t(), Some(low_rank));
             if let Some(bias) = &self.base.bias {
-                add_bias(&mut y, &with_inputs(Self::NAME, [&bias.contiguous()?], |[b]| wide(Self::NAME, b))?);
+                add_bias(&mut y, &with_inputs(Self::NAME, [bias], |[b]| wide(Self::NAME, b))?);
             }
             self.low.set(t).ok();
             Ok((super::storage(y), dims.into()))
         }))
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x, a, b]: [Input<'_>; 3]) -> Result<Buffer> {
+        self.gpu_forward(gpu, x, a, b)
+    }
+
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        inputs: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        self.gpu_backward(gpu, inputs, g, needs)
     }
 
     fn cpu_grad(

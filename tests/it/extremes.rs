@@ -229,3 +229,75 @@ fn a_target_on_the_gpu_that_is_no_class_makes_the_loss_nan() -> Result<()> {
     }
     Ok(())
 }
+
+/// One row, a few and many; `f32` weights, adapters and biases beside `x` in any dtype, and their gradients.
+#[test]
+fn linear_layers_with_f32_masters() -> Result<()> {
+    let (k, n, r) = (40, 56, 4);
+    let device = crate::device();
+    for (dtype, bound) in [(DType::F32, 1e-5), (DType::F16, 1e-2), (DType::BF16, 4e-2)] {
+        for m in [1, 3, 9] {
+            let randn = |shape: &[usize]| Var::randn(0f32, 1., shape, &device);
+            let x = Var::from_tensor(&randn(&[m, k])?.to_dtype(dtype)?)?;
+            let (w, bias, a, b) = (randn(&[n, k])?, randn(&[n])?, randn(&[r, k])?, randn(&[n, r])?);
+            let g = randn(&[m, n])?;
+            let check = |ours: Tensor, plain: Tensor, vars: &[&Var]| -> Result<()> {
+                let [y, theirs] = [&ours, &plain].map(|y| y.to_dtype(DType::F32).unwrap());
+                let [ours, plain] = [&y, &theirs].map(|y| (y * g.as_tensor()).unwrap().sum_all().unwrap());
+                let (ours, plain) = (ours.backward()?, plain.backward()?);
+                let close = |a: &Tensor, b: &Tensor| -> Result<()> {
+                    let [a, b] = [a, b].map(|t| t.to_dtype(DType::F32).unwrap());
+                    let [error, size] = [(&a - &b)?, b].map(|t| t.abs().unwrap().max_all().unwrap());
+                    let (error, size) = (error.to_scalar::<f32>()?, size.to_scalar::<f32>()?);
+                    assert!(error <= bound * size, "{dtype:?} {m} rows: error {error} of {size}");
+                    Ok(())
+                };
+                close(&y, &theirs)?;
+                for var in vars {
+                    let (ours, plain) = (ours.get(var).unwrap(), plain.get(var).unwrap());
+                    assert_eq!(ours.dtype(), var.dtype());
+                    close(ours, plain)?;
+                }
+                Ok(())
+            };
+            let wide = x.to_dtype(DType::F32)?;
+            let base = wide.matmul(&w.t()?)?.broadcast_add(&bias)?;
+            check(ops::linear(&x, &w, Some(&bias))?, base.clone(), &[&x, &w, &bias])?;
+            let low = (wide.matmul(&a.t()?)?.matmul(&b.t()?)? * 1.5)?;
+            let (weight, bias) = (w.as_detached_tensor(), Some(bias.as_detached_tensor()));
+            let frozen = ops::LoraLinear { weight, bias, scale: 1.5, dropout: None };
+            check(ops::lora_linear(&x, &a, &b, &frozen)?, (base + low)?, &[&x, &a, &b])?;
+        }
+    }
+    Ok(())
+}
+
+/// A vocabulary so large that the logits of a few hundred rows are made in several parts.
+#[test]
+fn linear_cross_entropy_in_parts_equals_the_sum_of_separate_rows() -> Result<()> {
+    let device = crate::device();
+    let (rows, width, classes) = (300, 4, 400_000);
+    let hidden = Var::randn(0f32, 1., (rows, width), &device)?;
+    let head = Var::randn(0f32, 1., (classes, width), &device)?;
+    let targets: Vec<i64> =
+        (0..rows).map(|i| if i % 5 == 0 { ops::IGNORE } else { (i * 991) as i64 }).collect();
+    let targets = Tensor::new(targets, &device)?;
+    let options = ops::CrossEntropy { reduction: ops::Reduction::Sum, ..Default::default() };
+    let loss = |from, len| {
+        let (hidden, targets) = (hidden.narrow(0, from, len)?, targets.narrow(0, from, len)?);
+        ops::linear_cross_entropy(&hidden, &head, &targets, &options)
+    };
+    let (whole, parts) = (loss(0, rows)?, ((loss(0, 100)? + loss(100, 100)?)? + loss(200, 100)?)?);
+    let close = |a: &Tensor, b: &Tensor| -> Result<()> {
+        let [error, size] = [(a - b)?, b.clone()].map(|t| t.abs().unwrap().max_all().unwrap());
+        let (error, size) = (error.to_scalar::<f32>()?, size.to_scalar::<f32>()?);
+        assert!(error <= 1e-5 * size, "{error} of {size}");
+        Ok(())
+    };
+    close(&whole, &parts)?;
+    let (whole, parts) = (whole.backward()?, parts.backward()?);
+    for var in [&hidden, &head] {
+        close(whole.get(var).unwrap(), parts.get(var).unwrap())?;
+    }
+    Ok(())
+}

@@ -43,13 +43,46 @@ impl CrossEntropy {
         Total { rows: rows as u64, mean: (self.reduction == Reduction::Mean) as u32, unused: 0 }
     }
 
+    /// What each row's gradient is multiplied by.
+    pub(in super::super) fn factor_on(&self, gpu: Gpu<'_>, targets: Input<'_>) -> Result<Buffer> {
+        let mut factor = Buffer::new(gpu, 1, DType::F32)?;
+        let mut args = [targets.into(), (&mut factor).into()];
+        gpu.launch(&one_group("cross_entropy_factor"), &mut args, &self.total(targets.dims()[0]))?;
+        Ok(factor)
+    }
+
+    /// Makes logits their gradient for a loss gradient of one, and writes the rows' losses from `first` on.
+    #[allow(clippy::too_many_arguments, reason = "a kernel's")]
+    pub(in super::super) fn in_place(
+        &self,
+        gpu: Gpu<'_>,
+        (m, classes): (usize, usize),
+        logits: &mut Buffer,
+        targets: Input<'_>,
+        factor: &Buffer,
+        losses: &mut Buffer,
+        first: usize,
+    ) -> Result<()> {
+        let rows = Rows::new(m, classes, logits.dtype(), &[]).at_most(ROW_THREADS);
+        let (types, defines) = (types(logits.dtype(), logits.dtype()), self.defines(&rows));
+        let launch = rows.launch(&UNIT, "cross_entropy_in_place", &types, &defines);
+        let factor = factor.input("cross_entropy");
+        let mut args = [logits.into(), targets.into(), factor.into(), losses.into()];
+        gpu.launch(&launch, &mut args, &self.loss(&rows, first))
+    }
+
     fn defines(&self, rows: &Rows) -> [(&'static str, i64); 5] {
         let [a, b, c, d] = rows.defines();
         [a, b, c, d, ("SMOOTH", (self.label_smoothing > 0.0) as i64)]
     }
 
     /// The loss, and what each row's gradient is multiplied by, from the rows' losses.
-    fn sum(&self, gpu: Gpu<'_>, losses: &Buffer, targets: Input<'_>) -> Result<[Buffer; 2]> {
+    pub(in super::super) fn sum(
+        &self,
+        gpu: Gpu<'_>,
+        losses: &Buffer,
+        targets: Input<'_>,
+    ) -> Result<[Buffer; 2]> {
         let mut loss = Buffer::new(gpu, (), DType::F32)?;
         let mut factor = Buffer::new(gpu, 1, DType::F32)?;
         let mut args =
@@ -57,6 +90,21 @@ impl CrossEntropy {
         gpu.launch(&one_group("cross_entropy_total"), &mut args, &self.total(targets.dims()[0]))?;
         Ok([loss, factor])
     }
+}
+
+fn types(x: DType, y: DType) -> [(&'static str, DType); 2] {
+    [("T", y), ("X", x)]
+}
+
+/// A gradient for a loss gradient of one, times `g`, in `dtype`.
+pub(in super::super) fn scaled(gpu: Gpu<'_>, x: Input<'_>, g: Input<'_>, dtype: DType) -> Result<Tensor> {
+    let rows = Rows::new(x.dims()[0], x.dims()[1], dtype, &[x]).at_most(ROW_THREADS);
+    let mut y = Buffer::new(gpu, x.shape(), dtype)?;
+    let (types, defines) = (types(x.dtype(), dtype), CrossEntropy::default().defines(&rows));
+    let launch = rows.launch(&UNIT, "cross_entropy_scale", &types, &defines);
+    let params = CrossEntropy::default().loss(&rows, 0);
+    gpu.launch(&launch, &mut [x.into(), g.into(), (&mut y).into()], &params)?;
+    Ok(y.tensor())
 }
 
 fn one_group(entry: &'static str) -> Launch<'static> {
@@ -70,7 +118,7 @@ impl FromLogits {
         let mut lse = Buffer::new(gpu, rows.rows, DType::F32)?;
         with_inputs(Self::NAME, [&self.targets], |[targets]| {
             let mut args = [x.into(), targets.into(), (&mut losses).into(), (&mut lse).into()];
-            let (types, defines) = ([("T", rows.dtype)], self.options.defines(&rows));
+            let (types, defines) = (types(rows.dtype, rows.dtype), self.options.defines(&rows));
             let launch = rows.launch(&UNIT, "cross_entropy_fwd", &types, &defines);
             gpu.launch(&launch, &mut args, &self.options.loss(&rows, 0))?;
             let [loss, factor] = self.options.sum(gpu, &losses, targets)?;
@@ -85,7 +133,7 @@ impl FromLogits {
             let rows = Rows::of(Self::NAME, x, &[x])?.at_most(ROW_THREADS);
             let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
             let mut args = [x.into(), targets.into(), lse.into(), factor.into(), g.into(), (&mut dx).into()];
-            let (types, defines) = ([("T", rows.dtype)], self.options.defines(&rows));
+            let (types, defines) = (types(rows.dtype, rows.dtype), self.options.defines(&rows));
             let launch = rows.launch(&UNIT, "cross_entropy_bwd", &types, &defines);
             gpu.launch(&launch, &mut args, &self.options.loss(&rows, 0))?;
             Ok(dx.tensor())

@@ -1,0 +1,135 @@
+//! A linear layer with a low-rank update on a GPU.
+//!
+//! The update is written first and the base product is added to it: the library's product reads what it adds to
+//! behind its arithmetic, which a second pass over the output could not.
+
+use super::super::linear::{Cast, Few, Low, begun, grad_of};
+use super::{Dropout, Lora, UNIT};
+use crate::kernels::gpu::{Buffer, Gpu, Operand};
+use crate::kernels::rows::Rows;
+use crate::kernels::{FusedOp, Input, with_inputs};
+use bytemuck::NoUninit;
+use candle_core::{Result, Tensor, bail};
+
+/// `Mask` of the header.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Mask {
+    rows: u64,
+    seed: u64,
+    cols: u32,
+    threshold: u32,
+    scale: f32,
+    unused: u32,
+}
+
+/// Dropout of the rows of `x`, into `y` or in place.
+fn mask(gpu: Gpu<'_>, dropout: Dropout, x: Option<Input<'_>>, cols: usize, y: &mut Buffer) -> Result<()> {
+    let all = y.dims().iter().product::<usize>() / cols.max(1);
+    let rows = Rows::new(all, cols, y.dtype(), x.as_slice()).at_most(256);
+    let params = Mask {
+        rows: all as u64,
+        seed: dropout.seed,
+        cols: cols as u32,
+        threshold: dropout.threshold(),
+        scale: dropout.scale(),
+        unused: 0,
+    };
+    let (types, defines) = ([("T", y.dtype())], rows.defines());
+    let launch = |entry| rows.launch(&UNIT, entry, &types, &defines);
+    match x {
+        Some(x) => gpu.launch(&launch("lora_mask"), &mut [x.into(), y.into()], &params),
+        None => gpu.launch(&launch("lora_mask_in_place"), &mut [y.into()], &params),
+    }
+}
+
+impl Lora {
+    /// What the update sees of `x`.
+    fn dropped<'a>(&self, gpu: Gpu<'_>, x: Input<'a>, k: usize) -> Result<Cast<'a>> {
+        let Some(dropout) = self.base.dropout else { return Ok(Cast::Same(x)) };
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        mask(gpu, dropout, Some(x), k, &mut y)?;
+        Ok(Cast::New(y))
+    }
+
+    pub(super) fn gpu_forward(
+        &self,
+        gpu: Gpu<'_>,
+        x: Input<'_>,
+        a: Input<'_>,
+        b: Input<'_>,
+    ) -> Result<Buffer> {
+        let (n, k) = self.base.weight.dims2()?;
+        let (r, m) = (a.dims()[0], x.shape().elem_count() / k.max(1));
+        let scale = self.base.scale as f32;
+        let bias = self.base.bias.as_ref().unwrap_or(&self.base.weight);
+        with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
+            let bias = self.base.bias.is_some().then_some(bias);
+            if Few::fits(x, w) && self.base.dropout.is_none() {
+                let t = Few { x, w: a, bias: None, low: None }.run(gpu)?.reshape((m, r));
+                let low = Some(Low { b, t: t.input(Self::NAME), scale });
+                let y = Few { x, w, bias, low }.run(gpu)?;
+                self.on_gpu.set(t.tensor()).ok();
+                return Ok(y);
+            }
+            let (a, b) = (Cast::to(gpu, a, x.dtype())?, Cast::to(gpu, b, x.dtype())?);
+            let w = Cast::to(gpu, w, x.dtype())?;
+            let dropped = self.dropped(gpu, x, k)?;
+            let mut t = Buffer::new(gpu, (m, r), x.dtype())?;
+            let rows = Operand::rows(dropped.input(), k);
+            gpu.product((m, r, k), 1.0, rows, Operand::rows(a.input(), k).t(), 0.0, &mut t, 0)?;
+            let (mut y, beta) = begun(gpu, x, n, bias)?;
+            let low = Operand::rows(t.input(Self::NAME), r);
+            gpu.product((m, n, r), scale, low, Operand::rows(b.input(), r).t(), beta, &mut y, 0)?;
+            gpu.product(
+                (m, n, k),
+                1.0,
+                Operand::rows(x, k),
+                Operand::rows(w.input(), k).t(),
+                1.0,
+                &mut y,
+                0,
+            )?;
+            self.on_gpu.set(t.tensor()).ok();
+            Ok(y)
+        })
+    }
+
+    pub(super) fn gpu_backward(
+        &self,
+        gpu: Gpu<'_>,
+        [x, a, b]: [&Tensor; 3],
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let (n, k) = self.base.weight.dims2()?;
+        let (r, m) = (a.dim(0)?, x.elem_count() / k.max(1));
+        let scale = self.base.scale as f32;
+        let Some(t) = self.on_gpu.get() else { bail!("lora_linear: backward before forward") };
+        with_inputs(Self::NAME, [x, a, b, &self.base.weight, g, t], |[xs, as_, bs, w, gs, t]| {
+            let g = Operand::rows(gs, n);
+            let mut u = Buffer::new(gpu, (m, r), gs.dtype())?;
+            if needs[0] || needs[1] {
+                let b = Cast::to(gpu, bs, gs.dtype())?;
+                gpu.product((m, r, n), scale, g, Operand::rows(b.input(), r), 0.0, &mut u, 0)?;
+            }
+            let db = needs[2].then(|| grad_of(gpu, (n, r, m), scale, g.t(), Operand::rows(t, r), b));
+            let u = Operand::rows(u.input(Self::NAME), r);
+            let dx = needs[0].then(|| {
+                let (a, w) = (Cast::to(gpu, as_, gs.dtype())?, Cast::to(gpu, w, gs.dtype())?);
+                let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
+                gpu.product((m, k, r), 1.0, u, Operand::rows(a.input(), k), 0.0, &mut dx, 0)?;
+                if let Some(dropout) = self.base.dropout {
+                    mask(gpu, dropout, None, k, &mut dx)?;
+                }
+                gpu.product((m, k, n), 1.0, g, Operand::rows(w.input(), k), 1.0, &mut dx, 0)?;
+                Result::Ok(dx.tensor())
+            });
+            let da = needs[1].then(|| {
+                let dropped = self.dropped(gpu, xs, k)?;
+                grad_of(gpu, (r, k, m), 1.0, u.t(), Operand::rows(dropped.input(), k), a)
+            });
+            Ok([dx.transpose()?, da.transpose()?, db.transpose()?])
+        })
+    }
+}
