@@ -2,7 +2,7 @@
 
 use super::super::cache;
 use super::super::gpu::Launch;
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaModule, result as driver};
+use candle_core::cuda_backend::cudarc::driver::{self, CudaContext, CudaModule};
 use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 use candle_core::{Error, Result, bail};
 use std::ffi::{CStr, CString};
@@ -30,10 +30,13 @@ pub(super) fn module(context: &Arc<CudaContext>, text: &str, launch: &Launch<'_>
 
 /// Of NVRTC and the driver.
 fn versions() -> String {
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: both are valid for writing.
-    let nvrtc = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-    format!("nvrtc {nvrtc:?} {major}.{minor} driver {:?}", driver::get_driver_version())
+    let (mut major, mut minor, mut driver) = (0, 0, 0);
+    // SAFETY: all are valid for writing.
+    unsafe {
+        let _ = sys::nvrtcVersion(&mut major, &mut minor);
+        let _ = driver::sys::cuDriverGetVersion(&mut driver);
+    }
+    format!("nvrtc {major}.{minor} driver {driver}")
 }
 
 fn compile(text: &str, launch: &Launch<'_>, options: &[String]) -> Result<Vec<u8>> {
@@ -52,7 +55,7 @@ fn compile(text: &str, launch: &Launch<'_>, options: &[String]) -> Result<Vec<u8
         if compiled.is_ok() {
             // SAFETY: the program has been compiled.
             let ptx = unsafe { nvrtc::get_ptx(program.0) }.map_err(failed)?;
-            return Ok(bytemuck::cast_vec(ptx));
+            return Ok(ptx.into_iter().map(|c| c as u8).collect());
         }
     }
     if let Err(e) = compiled {
