@@ -1,23 +1,98 @@
 //! Devices: the CPU, an NVIDIA GPU, an Apple GPU.
 
-use candle_core::{Device, Result, bail};
+#[cfg(feature = "cuda")]
+mod cuda;
+
+use candle_core::{Device, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A device by its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Choice {
+    /// A GPU if this build and machine have one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+    /// The Apple GPU.
+    Metal,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match (name, name.strip_prefix("cuda:")) {
+            ("auto", _) => Ok(Choice::Auto),
+            ("cpu", _) => Ok(Choice::Cpu),
+            ("cuda", _) => Ok(Choice::Cuda(0)),
+            ("metal", _) => Ok(Choice::Metal),
+            (_, Some(index)) => match index.parse() {
+                Ok(index) => Ok(Choice::Cuda(index)),
+                Err(_) => Err(format!("device: wants a number after `cuda:`, got {name:?}")),
+            },
+            _ => Err(format!("device: wants auto, cpu, cuda, cuda:N or metal, got {name:?}")),
+        }
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = String;
+
+    fn try_from(name: String) -> std::result::Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Choice> for String {
+    fn from(choice: Choice) -> String {
+        choice.to_string()
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::Auto => f.write_str("auto"),
+            Choice::Cpu => f.write_str("cpu"),
+            Choice::Cuda(index) => write!(f, "cuda:{index}"),
+            Choice::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl Choice {
+    /// The device.
+    ///
+    /// # Errors
+    ///
+    /// When this build lacks the device's feature, or the machine lacks the device; never for `Auto`.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Choice::Cpu => Ok(Device::Cpu),
+            Choice::Cuda(index) => cuda(index),
+            Choice::Metal => metal(0),
+            Choice::Auto if cfg!(feature = "cuda") => Ok(cuda(0).unwrap_or(Device::Cpu)),
+            Choice::Auto if cfg!(feature = "metal") => Ok(metal(0).unwrap_or(Device::Cpu)),
+            Choice::Auto => Ok(Device::Cpu),
+        }
+    }
+}
 
 /// A device by its name: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for a GPU if this build and machine have one.
 ///
 /// # Errors
 ///
-/// When the name is none of these, this build lacks the device's feature, or the machine lacks the device.
+/// When the name is none of these, and as [`Choice::open`].
 pub fn named(name: &str) -> Result<Device> {
-    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    let Ok(index) = index.parse() else { bail!("device: wants a number after `:`, got {name:?}") };
-    match kind {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => cuda(index),
-        "metal" => metal(index),
-        "auto" if cfg!(feature = "cuda") => Ok(cuda(index).unwrap_or(Device::Cpu)),
-        "auto" if cfg!(feature = "metal") => Ok(metal(index).unwrap_or(Device::Cpu)),
-        "auto" => Ok(Device::Cpu),
-        _ => bail!("device: wants auto, cpu, cuda, cuda:N or metal, got {name:?}"),
+    match name.parse::<Choice>() {
+        Ok(choice) => choice.open(),
+        Err(wrong) => Err(Error::Msg(wrong)),
     }
 }
 
@@ -33,50 +108,11 @@ pub fn named(name: &str) -> Result<Device> {
 /// # Errors
 ///
 /// When there is no driver or no such GPU, or this build has no `cuda` feature.
-#[cfg(feature = "cuda")]
 pub fn cuda(index: usize) -> Result<Device> {
-    use candle_core::Error;
-    use candle_core::cuda_backend::CudaDevice;
-    use candle_core::cuda_backend::cudarc::driver::{result, sys};
-
-    let failed = |e| Error::Msg(format!("cuda: wants an NVIDIA GPU number {index} and its driver, got {e}"));
-    // SAFETY: the pointer is that of a live integer.
-    let count = unsafe {
-        let mut count = 0;
-        match sys::cuInit(0) {
-            sys::CUresult::CUDA_SUCCESS => sys::cuDeviceGetCount(&mut count).result().map(|()| count),
-            failed => failed.result().map(|()| 0),
-        }
-    };
-    let count = count.map_err(|e| failed(format!("{:?}", e.0)))?;
-    if index >= count as usize {
-        return Err(failed(format!("{count} GPUs")));
-    }
-    let device = CudaDevice::new_with_stream(index).map_err(|e| failed(e.to_string()))?;
-    // SAFETY: the device has one stream, which everything it allocates is used on.
-    unsafe { device.disable_event_tracking() };
-    let keep = u64::MAX;
-    // SAFETY: the attribute takes a 64-bit number of bytes; the pool is the device's own.
-    let kept = unsafe {
-        result::device::get(index as i32).and_then(|device| {
-            let mut pool = std::ptr::null_mut();
-            sys::cuDeviceGetDefaultMemPool(&mut pool, device).result()?;
-            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-            sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_ref(&keep).cast_mut().cast()).result()
-        })
-    };
-    kept.map_err(|e| failed(format!("{:?}", e.0)))?;
-    Ok(Device::Cuda(device))
-}
-
-/// As with the `cuda` feature, of which this build has none.
-///
-/// # Errors
-///
-/// Always.
-#[cfg(not(feature = "cuda"))]
-pub fn cuda(_: usize) -> Result<Device> {
-    bail!("cuda: wants a build with `--features cuda`, got one without")
+    #[cfg(feature = "cuda")]
+    return cuda::open(index);
+    #[cfg(not(feature = "cuda"))]
+    Err(Error::Msg(format!("cuda:{index}: wants a build with `--features cuda`, got one without")))
 }
 
 /// The Apple GPU number `index`.
@@ -87,20 +123,91 @@ pub fn cuda(_: usize) -> Result<Device> {
 pub fn metal(index: usize) -> Result<Device> {
     match cfg!(feature = "metal") {
         true => Device::new_metal(index),
-        false => bail!("metal: wants a build with `--features metal` on a Mac, got one without"),
+        false => {
+            Err(Error::Msg("metal: wants a build with `--features metal` on a Mac, got one without".into()))
+        }
+    }
+}
+
+/// What is known of an NVIDIA GPU.
+#[derive(Clone, Debug, Serialize)]
+pub struct CudaGpu {
+    /// Its number.
+    pub index: usize,
+    /// What its maker calls it.
+    pub name: String,
+    /// Its memory in bytes.
+    pub memory_bytes: u64,
+    /// The version of what it can do: 9.0 is Hopper.
+    pub compute_capability: (i32, i32),
+    /// The newest CUDA that its driver knows.
+    pub driver: (i32, i32),
+}
+
+/// The NVIDIA GPUs of this machine.
+///
+/// # Errors
+///
+/// When there is no driver, or this build has no `cuda` feature.
+pub fn cuda_gpus() -> Result<Vec<CudaGpu>> {
+    #[cfg(feature = "cuda")]
+    return cuda::gpus();
+    #[cfg(not(feature = "cuda"))]
+    Err(Error::Msg("cuda: wants a build with `--features cuda`, got one without".into()))
+}
+
+/// What a device is called: `CPU`, or the name of a GPU with its number.
+pub fn name(device: &Device) -> String {
+    match device {
+        Device::Cpu => "CPU".to_string(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::name(device),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => device.metal_device().name(),
+        #[allow(unreachable_patterns, reason = "a build without a GPU has no other")]
+        _ => "GPU".to_string(),
+    }
+}
+
+/// The bytes of a GPU's own memory that can still be taken; none on the CPU and where the system does not say.
+pub fn available(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::available(device),
+        _ => None,
+    }
+}
+
+/// The most bytes of a GPU's own memory that this process has held; none on the CPU.
+pub fn peak(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::peak(device),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn names_are_checked() {
-        assert!(super::named("cpu").unwrap().is_cpu());
-        assert!(super::named("auto").is_ok());
-        for (name, wants) in [("gpu", "wants auto, cpu"), ("cuda:x", "a number"), ("", "wants auto, cpu")] {
+        assert!(named("cpu").unwrap().is_cpu());
+        assert!(named("auto").is_ok());
+        for (name, wants) in [
+            ("gpu", "wants auto, cpu"),
+            ("cuda:x", "a number"),
+            ("cuda:", "a number"),
+            ("metal:1", "wants auto"),
+            ("", "wants auto, cpu"),
+        ] {
             assert!(super::named(name).unwrap_err().to_string().contains(wants), "{name}");
         }
+        for name in ["auto", "cpu", "cuda:1", "metal"] {
+            assert_eq!(name.parse::<Choice>().unwrap().to_string(), name);
+        }
         #[cfg(not(feature = "cuda"))]
-        assert!(super::named("cuda").unwrap_err().to_string().contains("--features cuda"));
+        assert!(named("cuda").unwrap_err().to_string().contains("--features cuda"));
     }
 }

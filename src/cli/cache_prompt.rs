@@ -1,8 +1,8 @@
 //! `metal-candle cache-prompt`: reads the beginning of a prompt once, named as in `mlx_lm.cache_prompt`.
 
+use super::compute::Compute;
 use super::generate::prompt;
 use super::interrupt;
-use super::precision::Precision;
 use super::source::{self, AdapterArgs, ModelArgs};
 use crate::generate::{PromptCache, read_prompt};
 use crate::models::Config;
@@ -41,9 +41,8 @@ pub struct Args {
     /// Tokens of the prompt that are read at a time: fewer need less memory
     #[arg(long, value_name = "N", default_value_t = 512)]
     prefill_step_size: usize,
-    /// What is computed in
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Precision,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 /// Runs the verb.
@@ -62,7 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         tools: None,
     };
     let ids = parts.beginning(&tokenizer, template.as_ref())?;
-    let model = source::model_with(&dir, &config, args.dtype, &args.adapters)?;
+    let model = source::model_with(&dir, &config, args.compute, &args.adapters)?;
 
     let started = Instant::now();
     let mut cache = PromptCache::new();
@@ -75,7 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     cache.save(&args.prompt_cache_file, &model, &notes)?;
     let size = std::fs::metadata(&args.prompt_cache_file).map_or(0, |file| file.len());
     eprintln!("Prompt: {} tokens, {rate:.3} tokens-per-sec", ids.len());
-    eprintln!("Peak memory: {:.3} GB", peak_memory_gb());
+    eprintln!("Peak memory: {:.3} GB", peak_memory_gb(model.device()));
     eprintln!("Saved {} ({:.3} GB)", args.prompt_cache_file.display(), size as f64 / 1e9);
     Ok(())
 }

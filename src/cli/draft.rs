@@ -5,7 +5,6 @@ use crate::generate::{Draft, Drafted};
 use crate::load::Tokenizer;
 use crate::models::{Config, Model};
 use anyhow::Context;
-use candle_core::{DType, Device};
 
 /// The flags of a draft model.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,13 +18,13 @@ pub struct DraftArgs {
 }
 
 impl DraftArgs {
-    /// The draft for a model with this tokenizer that computes in `dtype`, if one is asked for.
-    pub fn load(&self, tokenizer: &Tokenizer, dtype: DType) -> anyhow::Result<Option<Draft<Model>>> {
+    /// The draft for `target`, a model with this tokenizer, if one is asked for.
+    pub fn load(&self, tokenizer: &Tokenizer, target: &Model) -> anyhow::Result<Option<Draft<Model>>> {
         let Some(given) = &self.draft_model else { return Ok(None) };
         let dir = source::model(given, None)?;
         Draft::<Model>::check(&dir.tokenizer()?, tokenizer)
             .with_context(|| format!("--draft-model {given}"))?;
-        let model = Model::load(&Config::open(&dir)?, &dir.weights()?, dtype, &Device::Cpu)?;
+        let model = Model::load(&Config::open(&dir)?, &dir.weights()?, target.dtype(), target.device())?;
         Ok(Some(Draft::new(model, self.num_draft_tokens)?))
     }
 }

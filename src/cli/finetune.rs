@@ -50,6 +50,11 @@ impl FineTune {
         (self.model.parameter_count(), trained)
     }
 
+    /// What it computes on.
+    pub fn device(&self) -> String {
+        crate::device::name(self.model.device())
+    }
+
     /// What the run will hold in memory, at its largest batch.
     pub fn memory_plan(&self) -> MemoryPlan {
         let (rows, len) = self.largest_batch();
@@ -87,7 +92,7 @@ impl FineTune {
 
     /// Refuses a run that needs more memory than there is, and says what would fit.
     pub fn must_fit(&self) -> anyhow::Result<()> {
-        let Some(available) = memory::available() else { return Ok(()) };
+        let Some(available) = memory::available(self.model.device()) else { return Ok(()) };
         let (rows, len) = self.largest_batch();
         let kept = self.options.grad_checkpoint;
         let wanted = |rows: usize, len: usize, checkpoint: bool| {
@@ -204,6 +209,7 @@ impl FineTune {
             ("model", self.dir.name()),
             ("data", data.to_string()),
             ("dtype", format!("{:?}", self.model.dtype())),
+            ("device", self.device()),
             ("iters", o.iters.to_string()),
             ("batch_size", o.batch_size.to_string()),
             ("grad_accumulation_steps", o.grad_accumulation_steps.to_string()),

@@ -3,9 +3,9 @@
 mod batch;
 pub mod prompt;
 
+use super::compute::Compute;
 use super::draft::{self, DraftArgs};
 use super::interrupt;
-use super::precision::Precision;
 use super::sampling::{self, Sampling};
 use super::source::{self, AdapterArgs, ModelArgs};
 use super::terminal;
@@ -17,6 +17,7 @@ use crate::load::{ChatTemplate, ModelDir, Tokenizer};
 use crate::models::{Config, Model};
 use crate::train::metrics::peak_memory_gb;
 use anyhow::bail;
+use candle_core::Device;
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -78,9 +79,8 @@ pub struct Args {
     sampling: Sampling,
     #[command(flatten)]
     draft: DraftArgs,
-    /// What is computed in
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Precision,
+    #[command(flatten)]
+    compute: Compute,
     /// Print one JSON object: text, tokens, logprobs, timings
     #[arg(long)]
     json: bool,
@@ -150,7 +150,7 @@ impl Opened {
 
     /// The model with the adapter.
     fn model(&self, args: &Args) -> anyhow::Result<Model> {
-        source::model_with(&self.dir, &self.config, args.dtype, &args.adapters)
+        source::model_with(&self.dir, &self.config, args.compute, &args.adapters)
     }
 }
 
@@ -197,7 +197,7 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
         }
         if written.is_err() { ControlFlow::Break(()) } else { interrupt::flow() }
     };
-    let mut generation = match args.draft.load(&tokenizer, model.dtype())? {
+    let mut generation = match args.draft.load(&tokenizer, &model)? {
         Some(mut draft) => {
             generate_speculative(&model, &mut draft, &tokenizer, &ids, &mut cache, &options, on_event)?
         }
@@ -224,7 +224,7 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
             prompt,
             generation,
             tool_calls: calls,
-            peak_mem_gb: peak_memory_gb(),
+            peak_mem_gb: peak_memory_gb(model.device()),
         };
         return terminal::json(&answer);
     }
@@ -232,7 +232,11 @@ fn one(args: &Args, mut opened: Opened, prompt: &str) -> anyhow::Result<()> {
         show("\n")?;
     }
     if args.verbose {
-        summary(&generation, options.sampler.temperature > 0.0 && args.sampling.seed.is_none());
+        summary(
+            &generation,
+            model.device(),
+            options.sampler.temperature > 0.0 && args.sampling.seed.is_none(),
+        );
     }
     Ok(())
 }
@@ -248,7 +252,7 @@ fn show(text: &str) -> std::io::Result<()> {
 }
 
 /// mlx-lm's lines on what an answer took; the seed, if it was drawn.
-fn summary(generation: &Generation, drawn: bool) {
+fn summary(generation: &Generation, device: &Device, drawn: bool) {
     let Generation { prompt_tokens, cached_tokens, prefill_tokens_per_s, decode_tokens_per_s, .. } =
         generation;
     let cached = if *cached_tokens > 0 { format!(", {cached_tokens} of them cached") } else { String::new() };
@@ -256,7 +260,7 @@ fn summary(generation: &Generation, drawn: bool) {
         "==========\nPrompt: {prompt_tokens} tokens{cached}, {prefill_tokens_per_s:.3} tokens-per-sec\n\
          Generation: {} tokens, {decode_tokens_per_s:.3} tokens-per-sec\nPeak memory: {:.3} GB\n",
         generation.tokens.len(),
-        peak_memory_gb()
+        peak_memory_gb(device)
     );
     if let Some(draft) = generation.draft {
         lines += &format!("Draft: {}\n", draft::rate(draft));

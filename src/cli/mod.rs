@@ -2,6 +2,7 @@
 
 mod cache_prompt;
 mod chat;
+mod compute;
 mod convert;
 mod doctor;
 mod download;
@@ -10,7 +11,6 @@ mod finetune;
 mod fuse;
 mod generate;
 mod interrupt;
-mod precision;
 mod progress;
 mod quickstart;
 mod sampling;

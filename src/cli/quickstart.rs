@@ -1,8 +1,8 @@
 //! `metal-candle quickstart`: fine-tunes the small model in this binary, with nothing to download.
 
+use super::compute::{DeviceArg, Precision};
 use super::finetune::{FineTune, Prompt};
 use super::interrupt;
-use super::precision::Precision;
 use super::terminal::{self, Lines, program, quoted, wrapped};
 use crate::load::{ModelDir, PeftConfig, TargetModules, atomic};
 use crate::models::{Config, Model};
@@ -13,7 +13,6 @@ use crate::train::run_dir::{RunDir, Start};
 use crate::train::schedule::{Schedule, Shape};
 use crate::train::trainer::{Outcome, TrainOptions};
 use anyhow::{Context, ensure};
-use candle_core::Device;
 use std::path::{Path, PathBuf};
 
 macro_rules! assets {
@@ -50,6 +49,8 @@ pub struct Args {
     /// What LoRA's start and the data's order are drawn from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: DeviceArg,
     /// End with one JSON object on stdout, and nothing else there
     #[arg(long)]
     json: bool,
@@ -64,6 +65,7 @@ struct Finished {
     adapter: PathBuf,
     report: PathBuf,
     model: PathBuf,
+    device: String,
     steps: usize,
     interrupted: bool,
     seconds: f64,
@@ -90,6 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         valid_loss_before: outcome.valid_before,
         valid_loss_after: outcome.valid_after,
         samples,
+        device: run.device(),
         adapter: run.options.output,
         report,
         model: run.dir.path,
@@ -118,8 +121,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     let splits = Splits { train: read(&DATA[0])?, valid: read(&DATA[1])?, test: Dataset::default() };
 
     let config = Config::open(&dir)?;
-    let dtype = Precision::Auto.dtype(config.dtype);
-    let mut model = Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?;
+    let device = args.device.open()?;
+    let dtype = Precision::Auto.dtype(config.dtype, &device);
+    let mut model = Model::load(&config, &dir.weights()?, dtype, &device)?;
     let lora = PeftConfig {
         base_model_name_or_path: Some(path.display().to_string()),
         r: 16,
@@ -170,7 +174,7 @@ fn introduce(run: &FineTune, lines: Lines) {
     );
     lines.say(wrapped(&text, 0));
     lines.say("");
-    lines.say(format!("Model: {}, {:?}", run.model.config.model_type, run.model.dtype()));
+    lines.say(format!("Model: {}, {:?} on {}", run.model.config.model_type, run.model.dtype(), run.device()));
     lines.say(format!("Train: {}", run.splits.train.summary));
     lines.say(format!("Valid: {}", run.splits.valid.summary));
     lines.say(wrapped(&format!("Memory plan: {}", run.memory_plan()), 13));

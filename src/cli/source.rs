@@ -1,13 +1,12 @@
 //! Where the models and adapters that the flags name come from: directories, or the Hugging Face hub.
 
+use super::compute::Compute;
 use super::download::fetch;
-use super::precision::Precision;
 use crate::load::adapter::{self, Weighted};
 use crate::load::hub::{Files, Repository};
 use crate::load::{Adapter, ModelDir};
 use crate::models::{Config, Model};
 use anyhow::{Context, ensure};
-use candle_core::Device;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -106,10 +105,12 @@ impl fmt::Display for AdapterArgs {
 pub fn model_with(
     dir: &ModelDir,
     config: &Config,
-    precision: Precision,
+    compute: Compute,
     adapters: &AdapterArgs,
 ) -> anyhow::Result<Model> {
-    let mut model = Model::load(config, &dir.weights()?, precision.dtype(config.dtype), &Device::Cpu)?;
+    let device = compute.device.open()?;
+    let mut model =
+        Model::load(config, &dir.weights()?, compute.dtype.dtype(config.dtype, &device), &device)?;
     if let Some(adapter) = adapters.read(Some(&model))? {
         let on = || format!("{adapters} on {}", dir.path.display());
         let ready = model.prepare_adapter(&adapter).with_context(on)?;

@@ -1,8 +1,9 @@
 //! The memory plan: what a run will hold at its peak, told before step 1.
 
+use crate::device;
 use crate::models::{Config, Layer, Model};
 use crate::nn::Linear;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
@@ -151,9 +152,12 @@ impl Shape {
     }
 }
 
-/// The bytes this process may still take: what the machine has free, what its control groups leave it, what its
+/// The bytes this process may still take of a device's memory. Of the CPU's: what the machine has free, what its control groups leave it, what its
 /// address space may grow by, whichever is least. None where the system does not say (anywhere but Linux).
-pub fn available() -> Option<u64> {
+pub fn available(device: &Device) -> Option<u64> {
+    if !device.is_cpu() {
+        return device::available(device);
+    }
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let free = field(&read("/proc/meminfo"), "MemAvailable:").map(|kib| kib * 1024);
     let limit = field(&read("/proc/self/limits"), "Max address space");

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use candle_core::Device;
+
+use crate::{Error, Result, device};
 
 /// One line of `metrics.jsonl`; what was not measured at that step is left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -184,9 +186,9 @@ pub fn scientific(value: f64) -> String {
     }
 }
 
-/// The most resident memory this process has held, in 10^9 bytes; 0 where the system does not say.
-pub fn peak_memory_gb() -> f64 {
-    peak_memory_bytes() as f64 / 1e9
+/// The most memory this process has held in 10^9 bytes: a GPU's own, or resident; 0 where the system does not say.
+pub fn peak_memory_gb(device: &Device) -> f64 {
+    device::peak(device).unwrap_or_else(peak_memory_bytes) as f64 / 1e9
 }
 
 #[cfg(target_os = "linux")]
@@ -286,11 +288,11 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_peak_is_of_this_process_and_rises() {
-        let before = peak_memory_gb();
+        let before = peak_memory_gb(&Device::Cpu);
         assert!(before > 1e-3, "{before}");
         // As much again as all of it, so that other tests' memory cannot hide it.
         let held = vec![1u8; (before * 1e9) as usize + (64 << 20)];
-        let after = peak_memory_gb();
+        let after = peak_memory_gb(&Device::Cpu);
         assert!(after > before + 0.05, "{before} {after} {}", held.len());
     }
 }

@@ -1,6 +1,7 @@
 //! How far a run is: what its lines, its report and its checkpoints are made of.
 
 use super::metrics::{TrainLine, peak_memory_gb};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 /// How far a run is, after a step.
@@ -63,8 +64,8 @@ impl Window {
         self.steps == 0
     }
 
-    /// The line on training after `step`.
-    pub fn line(&self, step: usize, trained_tokens: u64) -> TrainLine {
+    /// The line on training on `device` after `step`.
+    pub fn line(&self, step: usize, trained_tokens: u64, device: &Device) -> TrainLine {
         let seconds = self.seconds.max(1e-9);
         TrainLine {
             step,
@@ -73,7 +74,7 @@ impl Window {
             it_per_s: self.steps as f64 / seconds,
             tokens_per_s: self.targets as f64 / seconds,
             trained_tokens,
-            peak_mem_gb: peak_memory_gb(),
+            peak_mem_gb: peak_memory_gb(device),
         }
     }
 }

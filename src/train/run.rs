@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
             return Ok(ControlFlow::Continue(()));
         }
         let window = std::mem::take(&mut self.progress.window);
-        let line = window.line(self.progress.step, self.progress.tokens);
+        let line = window.line(self.progress.step, self.progress.tokens, self.model.device());
         self.metrics.write(&Metric {
             step: self.progress.step,
             loss: Some(line.loss),

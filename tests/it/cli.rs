@@ -3,6 +3,7 @@
 mod batch;
 mod chat;
 mod convert;
+mod device;
 mod faults;
 mod fuse;
 mod generate;

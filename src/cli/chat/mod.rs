@@ -5,16 +5,15 @@ mod input;
 mod screen;
 mod session;
 
+use super::compute::Compute;
 use super::draft::DraftArgs;
 use super::generate::prompt;
 use super::interrupt;
-use super::precision::Precision;
 use super::sampling::Sampling;
 use super::source::{self, ModelArgs};
 use crate::generate::Conversation;
 use crate::models::{Config, Model};
 use anyhow::{Context, bail, ensure};
-use candle_core::Device;
 use command::Command;
 use input::{Input, Line};
 use screen::Screen;
@@ -56,9 +55,8 @@ pub struct Args {
     sampling: Sampling,
     #[command(flatten)]
     draft: DraftArgs,
-    /// What is computed in
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Precision,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 /// Runs the verb.
@@ -140,7 +138,9 @@ fn open(args: &Args) -> anyhow::Result<Session> {
     let mut talk = Conversation::default();
     (talk.system, talk.tools, talk.variables) = (args.system_prompt.clone(), tools, variables);
 
-    let model = Model::load(&config, &dir.weights()?, args.dtype.dtype(config.dtype), &Device::Cpu)?;
+    let device = args.compute.device.open()?;
+    let dtype = args.compute.dtype.dtype(config.dtype, &device);
+    let model = Model::load(&config, &dir.weights()?, dtype, &device)?;
     let mut voices: Vec<Voice> = Vec::new();
     for given in &args.adapter {
         let (name, path) = named(given);
@@ -153,7 +153,7 @@ fn open(args: &Args) -> anyhow::Result<Session> {
         let adapter = model.prepare_adapter(&source::adapter(&path, Some(&model))?).with_context(on)?;
         voices.push(Voice { name, path, adapter });
     }
-    let draft = args.draft.load(&tokenizer, model.dtype())?;
+    let draft = args.draft.load(&tokenizer, &model)?;
     let session = Session::new(model, tokenizer, template, options, talk, draft);
     Ok(session.with_tools(format).with_voices(voices))
 }

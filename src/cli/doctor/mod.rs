@@ -4,13 +4,14 @@ mod findings;
 mod measure;
 mod model;
 
+use super::compute::has_nvidia_driver;
 use super::terminal::{self, Lines, wrapped};
+use crate::device::{Choice, CudaGpu, cuda_gpus};
 use crate::load::ModelDir;
 use findings::Finding;
 use measure::Speed;
 use model::ModelFacts;
 use serde::Serialize;
-use std::path::Path;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// The version that Cargo.toml pins.
@@ -55,10 +56,12 @@ struct Report {
 /// A device, and whether this build computes on it.
 #[derive(Serialize)]
 struct Device {
-    name: &'static str,
+    name: String,
     used: bool,
     /// What it is, or why it is not used.
     note: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<CudaGpu>,
 }
 
 /// The CPU and the memory.
@@ -94,20 +97,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let machine = machine();
     // A model that cannot be read is an error before a second is spent on measuring.
     let model = match &args.model {
-        Some(given) => Some(ModelFacts::read(&ModelDir::resolve(given)?)?),
+        Some(given) => Some(ModelFacts::read(&ModelDir::resolve(given)?, &Choice::Auto.open()?)?),
         None => None,
     };
     let speed = (!args.no_measure).then(measure::speed).transpose()?;
     let model = model.map(|facts| facts.at(speed.as_ref(), &machine));
     let cache = cache();
-    let findings = findings::all(&machine, cache.free_bytes, gpu());
+    let devices = devices(&machine);
+    let idle = idle_gpu().filter(|_| devices.iter().filter(|device| device.used).count() == 1);
+    let findings = findings::all(&machine, cache.free_bytes, idle);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         candle: CANDLE,
         release: !cfg!(debug_assertions),
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        features: if cfg!(feature = "hub") { vec!["cli", "hub"] } else { vec!["cli"] },
-        devices: devices(&machine),
+        features: features(),
+        devices,
         machine,
         speed,
         cache,
@@ -145,11 +150,22 @@ fn machine() -> Machine {
     }
 }
 
-/// A GPU that this build leaves idle.
-fn gpu() -> Option<&'static str> {
+/// What the build was made with.
+fn features() -> Vec<&'static str> {
+    let known = [
+        ("cli", true),
+        ("hub", cfg!(feature = "hub")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+    ];
+    known.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
+}
+
+/// A GPU of this machine, which is idle if no device but the CPU is used.
+fn idle_gpu() -> Option<&'static str> {
     match () {
         _ if cfg!(target_os = "macos") => Some("an Apple GPU"),
-        _ if Path::new("/proc/driver/nvidia/version").exists() => Some("an NVIDIA GPU"),
+        _ if has_nvidia_driver() => Some("an NVIDIA GPU"),
         _ => None,
     }
 }
@@ -161,12 +177,37 @@ fn devices(machine: &Machine) -> Vec<Device> {
         "{}, {} cores, {} {threads}, {}{bf16}",
         machine.cpu, machine.cores, machine.threads, machine.simd
     );
-    let absent = || "this build has no kernels for it".to_string();
-    vec![
-        Device { name: "CPU", used: true, note },
-        Device { name: "Metal", used: false, note: absent() },
-        Device { name: "CUDA", used: false, note: absent() },
-    ]
+    let device = |name: &str, used, note| Device { name: name.to_string(), used, note, gpu: None };
+    let absent = "this build has no kernels for it";
+    let mut all = vec![device("CPU", true, note)];
+    all.push(match Choice::Metal.open() {
+        Ok(metal) => device("Metal", true, crate::device::name(&metal)),
+        Err(why) if cfg!(feature = "metal") => device("Metal", false, why.to_string()),
+        Err(_) => device("Metal", false, absent.to_string()),
+    });
+    match cuda_gpus() {
+        Ok(gpus) => all.extend(gpus.into_iter().map(|gpu| Device { gpu: Some(gpu.clone()), ..cuda(&gpu) })),
+        Err(why) if cfg!(feature = "cuda") => all.push(device("CUDA", false, why.to_string())),
+        Err(_) => all.push(device("CUDA", false, absent.to_string())),
+    }
+    all
+}
+
+/// An NVIDIA GPU, and whether it can be computed on.
+fn cuda(gpu: &CudaGpu) -> Device {
+    let CudaGpu { index, name, memory_bytes, compute_capability: (major, minor), driver } = gpu;
+    let what = format!(
+        "{name}, {}, compute capability {major}.{minor}, driver for CUDA {}.{}",
+        gb(*memory_bytes),
+        driver.0,
+        driver.1
+    );
+    let opened = Choice::Cuda(*index).open();
+    let note = match &opened {
+        Ok(_) => what,
+        Err(why) => format!("{why} ({what})"),
+    };
+    Device { name: format!("CUDA {index}"), used: opened.is_ok(), note, gpu: None }
 }
 
 fn cache() -> Cache {
@@ -198,7 +239,7 @@ fn print(report: &Report) {
 
     head("Devices");
     for device in &report.devices {
-        row(device.name, &format!("{}{}", if device.used { "" } else { "not used: " }, device.note));
+        row(&device.name, &format!("{}{}", if device.used { "" } else { "not used: " }, device.note));
     }
 
     head("Machine");

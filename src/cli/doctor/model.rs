@@ -2,10 +2,10 @@
 
 use super::measure::Speed;
 use super::{Machine, gb};
-use crate::cli::precision::Precision;
+use crate::cli::compute::Precision;
 use crate::load::ModelDir;
 use crate::models::Config;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
 /// A model's needs.
@@ -26,11 +26,11 @@ pub struct ModelFacts {
 
 impl ModelFacts {
     /// Reads what can be known without loading the weights.
-    pub fn read(dir: &ModelDir) -> crate::Result<Self> {
+    pub fn read(dir: &ModelDir, device: &Device) -> crate::Result<Self> {
         let config = Config::open(dir)?;
         let stored_bytes = dir.weights()?.bytes() as u64;
         dir.tokenizer()?;
-        let dtype = Precision::Auto.dtype(config.dtype);
+        let dtype = Precision::Auto.dtype(config.dtype, device);
         let parameters = config.parameter_count();
         let name = |dtype: DType| format!("{dtype:?}").to_lowercase();
         let heads = 2 * config.num_key_value_heads * config.head_dim * config.layers.len();

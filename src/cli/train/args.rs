@@ -4,7 +4,8 @@ mod meaning;
 
 pub use meaning::batches;
 
-use super::super::precision::Precision;
+use super::super::compute::Precision;
+use crate::device::Choice;
 use crate::train::optim::AdamWConfig;
 use crate::train::schedule::Schedule;
 use clap::ValueEnum;
@@ -228,6 +229,9 @@ pub struct Args {
     /// Keep layer inputs only and run layers again in backward: less memory, more time
     #[arg(long)]
     pub grad_checkpoint: bool,
+    /// What computes: auto (a GPU if there is one), cpu, cuda, cuda:N or metal [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Choice>,
     /// What is computed in [default: auto]
     #[arg(long, value_enum)]
     pub dtype: Option<Precision>,

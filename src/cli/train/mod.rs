@@ -4,6 +4,7 @@ mod args;
 
 pub use args::Args;
 
+use super::compute;
 use super::finetune::{FineTune, Prompt};
 use super::interrupt;
 use super::source;
@@ -38,6 +39,7 @@ struct Finished {
     samples: Vec<Sample>,
     adapter: String,
     report: String,
+    device: String,
     steps: usize,
     skipped: usize,
     interrupted: bool,
@@ -83,6 +85,7 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
         !full || args.resume_adapter_file.is_none(),
         "--resume-adapter-file: wants --fine-tune-type lora or dora, got full, which trains no adapter"
     );
+    let device = compute::open(args.device.unwrap_or_default())?;
     let iters = args.iters.unwrap_or(TrainOptions::default().iters);
     ensure!(iters > 0, "--iters: wants at least 1, got 0");
     args.note_unused()?;
@@ -109,13 +112,13 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
     );
 
     let stored = config.dtype;
-    let dtype = args.dtype.unwrap_or_default().dtype(stored);
+    let dtype = args.dtype.unwrap_or_default().dtype(stored, &device);
     if !args.ignore_memory_plan {
-        weights_must_fit(&config, if full { DType::F32 } else { dtype })?;
+        weights_must_fit(&config, if full { DType::F32 } else { dtype }, &device)?;
     }
     let mut model = match args.from_scratch {
-        true => Model::init(&config, dtype, &Device::Cpu, seed)?,
-        false => Model::load(&config, &dir.weights()?, dtype, &Device::Cpu)?,
+        true => Model::init(&config, dtype, &device, seed)?,
+        false => Model::load(&config, &dir.weights()?, dtype, &device)?,
     };
     let checkpoint = match full {
         true => {
@@ -166,9 +169,9 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
 }
 
 /// Refuses a model that leaves no memory before it takes it.
-fn weights_must_fit(config: &Config, dtype: DType) -> anyhow::Result<()> {
+fn weights_must_fit(config: &Config, dtype: DType, device: &Device) -> anyhow::Result<()> {
     let weights = (config.parameter_count() * dtype.size_in_bytes()) as u64;
-    let available = memory::available().unwrap_or(u64::MAX);
+    let available = memory::available(device).unwrap_or(u64::MAX);
     ensure!(
         weights <= available,
         "memory plan: wants {:.3} GB for the weights in {dtype:?}, got {:.3} GB available; a smaller model may fit{}; \
@@ -184,13 +187,14 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     let lines = Lines::new(args.json);
     let (total, trained) = run.parameters();
     lines.say(format!(
-        "Model {}: {}, {:.3} M parameters, {:.3} M trained ({:.3} %), {:?}",
+        "Model {}: {}, {:.3} M parameters, {:.3} M trained ({:.3} %), {:?} on {}",
         run.dir.name(),
         run.model.config.model_type,
         total as f64 / 1e6,
         trained as f64 / 1e6,
         100.0 * trained as f64 / total as f64,
         run.model.dtype(),
+        run.device(),
     ));
     lines.say(format!("Train: {}", run.splits.train.summary));
     if !run.splits.valid.is_empty() {
@@ -228,6 +232,7 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
         samples,
         adapter: output.display().to_string(),
         report: report.display().to_string(),
+        device: run.device(),
         steps: outcome.steps,
         skipped: outcome.skipped,
         interrupted: outcome.interrupted,
