@@ -4,13 +4,17 @@
 //   p = 2^(score - maximum) / sum      dv = pᵀ g      ds = p (g vᵀ - delta)      dq = scale ds k      dk = scale dsᵀ q
 //
 // Prepended: MI, WARPS (a block owns 16 MI WARPS rows), BN rows in a tile of the others, HELD (bit 0: the first own
-// operand in registers, bit 1: the second), BLOCKS in a multiprocessor, BQ queries in a tile of attention_dkdv.
+// operand in registers, bit 1: the second), BLOCKS in a multiprocessor, COLUMNS (of warps, for attention_dkdv), BQ (the
+// BN of attention_dkdv).
 
-constexpr int BR = 16 * MI * WARPS;
+#ifndef COLUMNS
+#define COLUMNS 1
+#endif
+constexpr int BR = 16 * MI * WARPS / COLUMNS;
 constexpr int THREADS = 32 * WARPS;
 constexpr bool HELD1 = HELD & 1, HELD2 = HELD & 2;
 // Operands in registers lend their shared memory to the tiles that stream by.
-constexpr int OWN = HELD == 3 ? 0 : 2 * BR * LD;
+constexpr int OWN = HELD == 3 && BR <= 2 * BN ? 0 : 2 * BR * LD;
 constexpr int STAGE = 2 * BN * LD;
 
 #ifdef DELTA
@@ -92,9 +96,17 @@ DEVICE int next_tile(const Bounds* bounds, int t, int tiles, int lo, int hi) {
 }
 
 // Long heads leave registers for one sum: then one block is for dv, the next for dk of the same keys.
-constexpr bool ONE_SUM = DP > 160;
+constexpr bool ONE_SUM = COLUMNS == 1 && DP > 160;
 
-// Shared memory: (OWN + 2 STAGE) elements, and 2 BN of float4 and Range.
+// Warps of the same keys, COLUMNS of them: each has its share of the queries of a tile for the scores, and its share of
+// the head for the sums, and they hand the weights to each other through shared memory. Fragments of queries and
+// gradients then serve two rows of products where one warp could not hold the sums.
+constexpr int SHARE = BN / COLUMNS;
+constexpr int DC = DP / COLUMNS;
+constexpr int LW = BN + 8;
+constexpr int WEIGHTS = COLUMNS > 1 ? 2 * BR * LW : 0;
+
+// Shared memory: (OWN + 2 STAGE + WEIGHTS) elements, and 2 BN of float4 and Range.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     attention_dkdv(const Half* q, const Half* k, const Half* v, const Half* g, const float4* rows, const Range* seen,
                    const Bounds* bounds, Half* dk, Half* dv, const Attention p) {
@@ -103,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     extern __shared__ uint4 shared[];
     Half* const own = (Half*)shared;
     Half* const stages = own + OWN;
-    float4* const row_stages = (float4*)(stages + 2 * STAGE);
+    float4* const row_stages = (float4*)(stages + 2 * STAGE + WEIGHTS);
     Range* const seen_stages = (Range*)(row_stages + 2 * BN);
 
     // Under a causal mask the first keys are seen most: they start first.
@@ -116,7 +128,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     bounds += b * tiles;
     seen += (u64)b * p.tq;
 
-    const int t = threadIdx.x, warp = t / 32, lane = t % 32;
+    const int t = threadIdx.x, lane = t % 32;
+    const int warp = t / 32 / COLUMNS, column = t / 32 % COLUMNS;
+    Half* const weights_tile = stages + 2 * STAGE + warp * 16 * MI * LW;
+    Half* const slopes_tile = weights_tile + BR * LW;
     load_rows<BR, THREADS>(own, k, p.k[2], first, p.tk, t);
     load_rows<BR, THREADS>(own + BR * LD, v, p.v[2], first, p.tk, t);
     commit();
@@ -146,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     };
 
     const float c = CAPPED ? LOG2E : p.scale * LOG2E;
-    float value_sum[MI][DP / 8][4], key_sum[ONE_SUM ? 1 : MI][DP / 8][4];
+    float value_sum[MI][DC / 8][4], key_sum[MI][DC / 8][4];
     clear(value_sum);
     clear(key_sum);
     const int start = next_tile(bounds, 0, tiles, first, first + BR);
@@ -162,16 +177,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
         const Half* const q_tile = stages + stage * STAGE;
         const Half* const g_tile = q_tile + BN * LD;
-        float s[MI][BN / 8][4], ds[MI][BN / 8][4];
-        scores<MI, BN>(s, key, q_tile);
-        scores<MI, BN>(ds, value, g_tile);
+        float s[MI][SHARE / 8][4], ds[MI][SHARE / 8][4];
+        scores<MI, SHARE>(s, key, q_tile + column * SHARE * LD);
+        scores<MI, SHARE>(ds, value, g_tile + column * SHARE * LD);
         const Bounds o = bounds[tile];
         const bool whole = o.all_lo <= first && o.all_hi >= first + BR;
 #pragma unroll
-        for (int n = 0; n < BN / 8; n++)
+        for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const int at = stage * BN + n * 8 + lane % 4 * 2 + e;
+                const int at = stage * BN + column * SHARE + n * 8 + lane % 4 * 2 + e;
                 const float4 row = row_stages[at];
 #pragma unroll
                 for (int m = 0; m < MI; m++) {
@@ -181,10 +196,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
         if (!whole) {
 #pragma unroll
-            for (int n = 0; n < BN / 8; n++)
+            for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const Range r = seen_stages[stage * BN + n * 8 + lane % 4 * 2 + e];
+                    const Range r = seen_stages[stage * BN + column * SHARE + n * 8 + lane % 4 * 2 + e];
 #pragma unroll
                     for (int m = 0; m < MI; m++)
 #pragma unroll
@@ -194,19 +209,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         }
                 }
         }
-        unsigned weights[MI][BN / 16][4];
-        if constexpr (ONE_SUM) {
+        if constexpr (COLUMNS > 1) {
+            put<MI, SHARE>(weights_tile + column * SHARE, LW, s);
+            put<MI, SHARE>(slopes_tile + column * SHARE, LW, ds);
+            asm volatile("bar.sync %0, %1;" ::"r"(warp + 1), "n"(COLUMNS * 32) : "memory");
+            accumulate<MI, BN, DC>(value_sum, weights_tile, LW, g_tile + column * DC);
+            accumulate<MI, BN, DC>(key_sum, slopes_tile, LW, q_tile + column * DC);
+        } else if constexpr (ONE_SUM) {
+            unsigned weights[MI][SHARE / 16][4];
             if (for_keys) {
-                as_left<MI, BN>(weights, ds);
+                as_left<MI, SHARE>(weights, ds);
             } else {
-                as_left<MI, BN>(weights, s);
+                as_left<MI, SHARE>(weights, s);
             }
-            accumulate<MI, BN>(value_sum, weights, for_keys ? q_tile : g_tile);
+            accumulate<MI, SHARE, DC>(value_sum, weights, for_keys ? q_tile : g_tile);
         } else {
-            as_left<MI, BN>(weights, s);
-            accumulate<MI, BN>(value_sum, weights, g_tile);
-            as_left<MI, BN>(weights, ds);
-            accumulate<MI, BN>(key_sum, weights, q_tile);
+            unsigned weights[MI][SHARE / 16][4];
+            as_left<MI, SHARE>(weights, s);
+            accumulate<MI, SHARE, DC>(value_sum, weights, g_tile);
+            as_left<MI, SHARE>(weights, ds);
+            accumulate<MI, SHARE, DC>(key_sum, weights, q_tile);
         }
         tile = next;
         head = next_head;
@@ -227,11 +249,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int m = 0; m < MI; m++)
 #pragma unroll
             for (int r = 0; r < 2; r++) one[m][r] = for_keys ? p.scale : 1;
-        store_rows<MI>(value_sum, one, own + at * LD, (for_keys ? dk : dv) + to, p.dk[2],
+        store_rows<MI, DC>(value_sum, one, own + at * LD, (for_keys ? dk : dv) + to, p.dk[2],
                        first + at, p.tk);
     } else {
-        store_rows<MI>(key_sum, scale, own + at * LD, dk + to, p.dk[2], first + at, p.tk);
-        store_rows<MI>(value_sum, one, own + at * LD, dv + to, p.dk[2], first + at, p.tk);
+        store_rows<MI, DC>(key_sum, scale, own + at * LD, dk + to, p.dk[2], first + at, p.tk, column * DC);
+        store_rows<MI, DC>(value_sum, one, own + at * LD, dv + to, p.dk[2], first + at, p.tk, column * DC);
     }
 }
 #endif
@@ -327,7 +349,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         }
         unsigned weights[MI][BN / 16][4];
         as_left<MI, BN>(weights, ds);
-        accumulate<MI, BN>(out, weights, k_tile);
+        accumulate<MI, BN, DP>(out, weights, k_tile);
         stage ^= 1;
     }
     wait_for<0>();
@@ -339,6 +361,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int r = 0; r < 2; r++) scale[m][r] = p.scale;
     const int at = warp * 16 * MI;
-    store_rows<MI>(out, scale, own + at * LD, dq, p.y[2], first + at, p.tq);
+    store_rows<MI, DP>(out, scale, own + at * LD, dq, p.y[2], first + at, p.tq);
 }
 #endif

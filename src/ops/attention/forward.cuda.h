@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
         unsigned weights[MI][BN / 16][4];
         as_left<MI, BN>(weights, s);
-        accumulate<MI, BN>(out, weights, v_tile);
+        accumulate<MI, BN, DP>(out, weights, v_tile);
     }
     wait_for<0>();
 
@@ -150,5 +150,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     // Nothing reads the queries any more, once every copy into them has arrived.
     __syncthreads();
     const int at = warp * 16 * MI;
-    store_rows<MI>(out, inverse, q_tile + at * LD, y, p.y[2], first + at, p.tq);
+    store_rows<MI, DP>(out, inverse, q_tile + at * LD, y, p.y[2], first + at, p.tq);
 }

@@ -165,60 +165,102 @@ DEVICE void as_left(unsigned (&a)[M][N / 16][4], const float (&s)[M][N / 8][4]) 
                 a[m][k][e] = pack(s[m][2 * k + e / 2][e % 2 * 2], s[m][2 * k + e / 2][e % 2 * 2 + 1]);
 }
 
-// c += a b, the rows of `b` (N of them) in shared memory.
+// Scores, rounded, to shared memory: rows of `length` elements.
 template <int M, int N>
-DEVICE void accumulate(float (&c)[M][DP / 8][4], const unsigned (&a)[M][N / 16][4], const Half* b) {
-    const unsigned address = left_address(b);
-#pragma unroll
-    for (int k = 0; k < N / 16; k++)
-#pragma unroll
-        for (int n = 0; n < DP / 16; n++) {
-            unsigned right[4];
-            ldmatrix_transposed(right, address + (k * 16 * LD + n * 16) * 2);
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                mma(c[m][2 * n], a[m][k], right[0], right[1]);
-                mma(c[m][2 * n + 1], a[m][k], right[2], right[3]);
-            }
-        }
-}
-
-template <int M>
-DEVICE void clear(float (&c)[M][DP / 8][4]) {
+DEVICE void put(Half* to, int length, const float (&s)[M][N / 8][4]) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < DP / 8; n++)
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+                *(unsigned*)(to + (m * 16 + r * 8 + lane / 4) * length + n * 8 + lane % 4 * 2) =
+                    pack(s[m][n][2 * r], s[m][n][2 * r + 1]);
+}
+
+// c += a b for 16 rows of `b` in shared memory, of which c has C columns.
+template <int M, int C>
+DEVICE void accumulate_step(float (&c)[M][C / 8][4], const unsigned (&a)[M][4], unsigned address) {
+#pragma unroll
+    for (int n = 0; n < C / 16; n++) {
+        unsigned right[4];
+        ldmatrix_transposed(right, address + n * 16 * 2);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma(c[m][2 * n], a[m], right[0], right[1]);
+            mma(c[m][2 * n + 1], a[m], right[2], right[3]);
+        }
+    }
+}
+
+// c += a b, the rows of `b` (N of them) in shared memory, `a` made by `as_left` ...
+template <int M, int N, int C>
+DEVICE void accumulate(float (&c)[M][C / 8][4], const unsigned (&a)[M][N / 16][4], const Half* b) {
+    const unsigned address = left_address(b);
+#pragma unroll
+    for (int k = 0; k < N / 16; k++) {
+        unsigned left[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) left[m][e] = a[m][k][e];
+        accumulate_step<M, C>(c, left, address + k * 16 * LD * 2);
+    }
+}
+// ... or in shared memory, as `put` left it.
+template <int M, int N, int C>
+DEVICE void accumulate(float (&c)[M][C / 8][4], const Half* a, int length, const Half* b) {
+    const int lane = threadIdx.x % 32;
+    const unsigned address = left_address(b), from = shared_address(a) + (lane % 16 * length + lane / 16 * 8) * 2;
+#pragma unroll
+    for (int k = 0; k < N / 16; k++) {
+        unsigned left[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) ldmatrix(left[m], from + (m * 16 * length + k * 16) * 2);
+        accumulate_step<M, C>(c, left, address + k * 16 * LD * 2);
+    }
+}
+
+template <int M, int N>
+DEVICE void clear(float (&c)[M][N][4]) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) c[m][n][e] = 0;
 }
 
-// A warp's rows, `factor` times, to rows `first..end` of a tensor. `tile` is 16 M rows that only this warp uses.
-template <int M>
-DEVICE void store_rows(const float (&c)[M][DP / 8][4], const float (&factor)[M][2], Half* tile, Half* to,
-                       u64 stride, int first, int end) {
+// A warp's C columns, from `column` on, of 16 M rows, `factor` times, to rows `first..end` of a tensor. `tile` is where
+// those elements are in shared memory that only this warp uses.
+template <int M, int C>
+DEVICE void store_rows(const float (&c)[M][C / 8][4], const float (&factor)[M][2], Half* tile, Half* to, u64 stride,
+                       int first, int end, int column = 0) {
     const int lane = threadIdx.x % 32;
+    tile += column;
+    to += column;
     __syncwarp();
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
-            for (int n = 0; n < DP / 8; n++) {
+            for (int n = 0; n < C / 8; n++) {
                 unsigned* at = (unsigned*)(tile + (m * 16 + r * 8 + lane / 4) * LD + n * 8 + lane % 4 * 2);
                 *at = pack(c[m][n][2 * r] * factor[m][r], c[m][n][2 * r + 1] * factor[m][r]);
             }
     __syncwarp();
 #if ALIGNED
-    for (int i = lane; i < 16 * M * CHUNKS; i += 32) {
-        const int row = i / CHUNKS, chunk = i % CHUNKS;
-        if (first + row < end && chunk * 8 < D)
+    for (int i = lane; i < 16 * M * (C / 8); i += 32) {
+        const int row = i / (C / 8), chunk = i % (C / 8);
+        if (first + row < end && column + chunk * 8 < D)
             *(uint4*)(to + (first + row) * stride + chunk * 8) = *(const uint4*)(tile + row * LD + chunk * 8);
     }
 #else
-    for (int i = lane; i < 16 * M * D; i += 32) {
-        const int row = i / D, column = i % D;
-        if (first + row < end) to[(first + row) * stride + column] = tile[row * LD + column];
+    for (int i = lane; i < 16 * M * C; i += 32) {
+        const int row = i / C, d = i % C;
+        if (first + row < end && column + d < D) to[(first + row) * stride + d] = tile[row * LD + d];
     }
 #endif
     __syncwarp();
