@@ -144,23 +144,43 @@ DEVICE float2 row_stats(float maximum, float sum) {
 }
 
 #ifdef COMBINE
-// The outputs and (maximum, sum) of each split of the keys to one: a block a query, of any size. Queries are in the
+// The outputs and (maximum, sum) of each split of the keys to one: a block of 256 threads a query. Queries are in the
 // order of the kernels that split: batch row, head of keys, head in the group, position.
-extern "C" __global__ void attention_combine(const float* parts, const float2* part_stats, Element* y, float2* stats,
-                                             const Attention p) {
+extern "C" __global__ void __launch_bounds__(256)
+    attention_combine(const float* parts, const float2* part_stats, Element* y, float2* stats, const Attention p) {
+    constexpr int WARP_COUNT = 8, PER = (D + 31) / 32;
+    __shared__ float sums[WARP_COUNT][PER * 32];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int row = blockIdx.x, i = row % p.tq, h = row / p.tq % p.heads, b = row / p.tq / p.heads;
     parts += (u64)row * p.splits * D;
     part_stats += (u64)row * p.splits;
-    y += b * p.y[0] + h * p.y[1] + i * p.y[2];
     float maximum = -INFINITY, sum = 0;
-    for (int s = 0; s < p.splits; s++) maximum = fmaxf(maximum, part_stats[s].x);
+    for (int s = lane; s < p.splits; s += 32) maximum = fmaxf(maximum, part_stats[s].x);
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, o));
     const float shift = maximum == -INFINITY ? 0 : maximum;
-    for (int s = 0; s < p.splits; s++) sum += part_stats[s].y * exp2_fast(part_stats[s].x - shift);
+    for (int s = lane; s < p.splits; s += 32) sum += part_stats[s].y * exp2_fast(part_stats[s].x - shift);
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
     const float2 all = row_stats(shift, sum);
-    for (int d = threadIdx.x; d < D; d += blockDim.x) {
-        float out = 0;
-        for (int s = 0; s < p.splits; s++) out += parts[(u64)s * D + d] * exp2_fast(part_stats[s].x - shift);
-        y[d] = from_float(out * all.y);
+    float out[PER];
+#pragma unroll
+    for (int n = 0; n < PER; n++) out[n] = 0;
+#pragma unroll 4
+    for (int s = warp; s < p.splits; s += WARP_COUNT) {
+        const float factor = exp2_fast(part_stats[s].x - shift);
+#pragma unroll
+        for (int n = 0; n < PER; n++)
+            if (n * 32 + lane < D) out[n] += parts[(u64)s * D + n * 32 + lane] * factor;
+    }
+#pragma unroll
+    for (int n = 0; n < PER; n++) sums[warp][n * 32 + lane] = out[n];
+    __syncthreads();
+    for (int d = threadIdx.x; d < D; d += 256) {
+        float total = 0;
+#pragma unroll
+        for (int w = 0; w < WARP_COUNT; w++) total += sums[w][d];
+        y[b * p.y[0] + h * p.y[1] + i * p.y[2] + d] = from_float(total * all.y);
     }
     if (threadIdx.x == 0) stats[row] = all;
 }

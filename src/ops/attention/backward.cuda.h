@@ -103,6 +103,7 @@ constexpr bool ONE_SUM = COLUMNS == 1 && DP > 160;
 // gradients then serve two rows of products where one warp could not hold the sums.
 constexpr int SHARE = BN / COLUMNS;
 constexpr int DC = DP / COLUMNS;
+static_assert(SHARE % 16 == 0 && DC % 16 == 0, "a warp's share is whole tiles");
 constexpr int LW = BN + 8;
 constexpr int WEIGHTS = COLUMNS > 1 ? 2 * BR * LW : 0;
 

@@ -2,7 +2,7 @@
 // a group of heads are the rows of one matrix product, so that each key is read once for all of them; the keys are
 // split over blocks, and those of a block over its warps.
 //
-// Prepended: WARPS. Shared memory: (16 + WARPS 64) LD elements. A block for each 16 queries of a group, head of keys,
+// Prepended: WARPS, STAGES of tiles on their way. Shared memory: (16 + WARPS STAGES 32) LD elements. A block for each 16 queries of a group, head of keys,
 // batch row and, running fastest, split. With more than one split, attention_combine follows.
 
 constexpr int THREADS = 32 * WARPS;
@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     extern __shared__ uint4 shared[];
     Half* const q_tile = (Half*)shared;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    Half* const stages = q_tile + (16 + warp * 4 * KEYS) * LD;
+    Half* const stages = q_tile + (16 + warp * STAGES * 2 * KEYS) * LD;
 
     const int group = p.heads / p.kv_heads, rows = group * p.tq, tiles = (rows + 15) / 16;
     const int split = blockIdx.x % p.splits, tile = blockIdx.x / p.splits % tiles;
@@ -26,10 +26,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     v += b * p.v[0] + kv * p.v[1];
     const u64 query = (u64)(b * p.kv_heads + kv) * rows;  // the first of the group
 
-    for (int i = threadIdx.x; i < 16 * DP; i += THREADS) {
-        const int row = first + i / DP, d = i % DP;
-        const bool valid = row < rows && d < D;
-        q_tile[i / DP * LD + d] = valid ? q[row / p.tq * p.q[1] + row % p.tq * p.q[2] + d] : (Half)0;
+    for (int r = warp; r < 16; r += WARPS) {
+        const int row = first + r;
+        const Half* const from = q + row / p.tq * p.q[1] + row % p.tq * p.q[2];
+        for (int d = lane; d < DP; d += 32) q_tile[r * LD + d] = row < rows && d < D ? from[d] : (Half)0;
     }
     Range seen[2];
     Bounds all = no_bounds();
@@ -60,10 +60,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float out[1][DP / 8][4];
     clear(out);
     int j = length > 0 ? all.lo + split * share + warp * KEYS : end, stage = 0;
-    load(j, 0);
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) load(j + s * WARPS * KEYS, s);
     for (; j < end; j += WARPS * KEYS) {
-        load(j + WARPS * KEYS, stage ^ 1);
-        wait_for<1>();
+        load(j + (STAGES - 1) * WARPS * KEYS, (stage + STAGES - 1) % STAGES);
+        wait_for<STAGES - 1>();
         __syncwarp();
         const Half* const k_tile = stages + stage * 2 * KEYS * LD;
         float s[1][KEYS / 8][4];
@@ -105,8 +106,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
         unsigned weights[1][KEYS / 16][4];
         as_left<1, KEYS>(weights, s);
-        accumulate<1, KEYS>(out, weights, k_tile + KEYS * LD);
-        stage ^= 1;
+        accumulate<1, KEYS, DP>(out, weights, k_tile + KEYS * LD);
+        stage = (stage + 1) % STAGES;
         __syncwarp();
     }
     wait_for<0>();
