@@ -158,25 +158,25 @@ template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
 }
 
 // Vectors that a thread of a long row has in flight.
-constexpr SCOPE uint AHEAD = 4;
+constexpr SCOPE uint FLIGHT = 4;
 
 struct Run {
-    Vec v[AHEAD];
+    Vec v[FLIGHT];
 };
 
-// Slots s to s + AHEAD of a row: all loads are made before one is waited for.
+// Slots s to s + FLIGHT of a row: all loads are made before one is waited for.
 template <typename E> FN Run load_run(GLOBAL const E* row, uint s, int phase, int n, float fill) {
     Run run;
-    if (ALIGNED != 0 && (s > 0 || phase == 0) && int((s + AHEAD) * ROW_THREADS * VEC) - phase <= n) {
+    if (ALIGNED != 0 && (s > 0 || phase == 0) && int((s + FLIGHT) * ROW_THREADS * VEC) - phase <= n) {
         // The run of every thread lies within the row.
         constexpr int PER = 16 / sizeof(E), PACKS = VEC / PER;
-        Pack<E> packs[AHEAD * PACKS];
-        for (int u = 0; u < int(AHEAD) * PACKS; u++)
+        Pack<E> packs[FLIGHT * PACKS];
+        for (int u = 0; u < int(FLIGHT) * PACKS; u++)
             packs[u] = *(GLOBAL const Pack<E>*)(row + slot(s + u / PACKS, phase) + u % PACKS * PER);
-        for (int u = 0; u < int(AHEAD) * PACKS; u++)
+        for (int u = 0; u < int(FLIGHT) * PACKS; u++)
             for (int k = 0; k < PER; k++) run.v[u / PACKS].v[u % PACKS * PER + k] = float(packs[u].e[k]);
     } else {
-        for (uint u = 0; u < AHEAD; u++) run.v[u] = load(row, slot(s + u, phase), n, fill);
+        for (uint u = 0; u < FLIGHT; u++) run.v[u] = load(row, slot(s + u, phase), n, fill);
     }
     return run;
 }

@@ -30,18 +30,18 @@ struct RowLoss {
 FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smoothing, SHARED_PTR(float) scratch) {
     const float at_target = float(x[target]);  // before anyone writes to the row
     float max = -inf32(), sum = 0.0f, all = 0.0f;
-    for (uint s = 0; slot(s, phase) < n; s += AHEAD) {
+    for (uint s = 0; slot(s, phase) < n; s += FLIGHT) {
         const Run run = load_run(x, s, phase, n, -inf32());
         float top = max;
-        for (uint u = 0; u < AHEAD; u++)
+        for (uint u = 0; u < FLIGHT; u++)
             for (int k = 0; k < VEC; k++) top = max32(top, run.v[u].v[k]);
         // Nothing but -inf so far adds nothing; a NaN is kept by its own term.
         const float keep = top == -inf32() ? 0.0f : top;
         sum *= exp_below(max, keep);
-        for (uint u = 0; u < AHEAD; u++)
+        for (uint u = 0; u < FLIGHT; u++)
             for (int k = 0; k < VEC; k++) sum += exp_below(run.v[u].v[k], keep);
         if (SMOOTH) {
-            for (uint u = 0; u < AHEAD; u++)
+            for (uint u = 0; u < FLIGHT; u++)
                 for (int k = 0; k < VEC; k++) {
                     const int i = slot(s + u, phase) + k;
                     all += i >= 0 && i < n ? run.v[u].v[k] : 0.0f;
@@ -61,9 +61,9 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
 // dx may be x.
 FN void row_grad(GLOBAL const T* x, GLOBAL T* dx, ulong target, int phase, int n, float lse, float smoothing, float f) {
     const float even = SMOOTH ? smoothing / float(n) : 0.0f;
-    for (uint s = 0; slot(s, phase) < n; s += AHEAD) {
+    for (uint s = 0; slot(s, phase) < n; s += FLIGHT) {
         Run run = load_run(x, s, phase, n, 0.0f);
-        for (uint u = 0; u < AHEAD; u++) {
+        for (uint u = 0; u < FLIGHT; u++) {
             const int i = slot(s + u, phase);
             for (int k = 0; k < VEC; k++) {
                 float p = exp_below(run.v[u].v[k], lse) - even;

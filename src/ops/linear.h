@@ -17,10 +17,10 @@ KERNEL void linear_few(
     const int n = p.inputs;
     float sum[FEW];
     for (int m = 0; m < FEW; m++) sum[m] = 0.0f;
-    for (uint s = 0; slot(s, 0) < n; s += AHEAD) {
+    for (uint s = 0; slot(s, 0) < n; s += FLIGHT) {
         const Run run = load_run(w + out * n, s, 0, n, 0.0f);
         for (int m = 0; m < FEW; m++)
-            for (uint u = 0; u < AHEAD; u++) {
+            for (uint u = 0; u < FLIGHT; u++) {
                 const Vec v = load(x + m * n, slot(s + u, 0), n, 0.0f);
                 for (int k = 0; k < VEC; k++) sum[m] = fma32(run.v[u].v[k], v.v[k], sum[m]);
             }
