@@ -17,6 +17,15 @@ FN float group_sum(float v, SHARED_PTR(float) scratch) {
     return warp_sum(lane < GROUP_SIZE / WARP ? scratch[lane] : 0.0f);
 }
 
+// As group_sum, in memory that no thread may still be reading: one barrier is all there is.
+FN float group_sum_once(float v, SHARED_PTR(float) scratch) {
+    v = warp_sum(v);
+    if (thread_id() % WARP == 0) scratch[thread_id() / WARP] = v;
+    barrier();
+    const uint lane = thread_id() % WARP;
+    return warp_sum(lane < GROUP_SIZE / WARP ? scratch[lane] : 0.0f);
+}
+
 // The maximum of v over the group, in every thread; NaN is left out.
 FN float group_max(float v, SHARED_PTR(float) scratch) {
     v = warp_max(v);
@@ -68,6 +77,14 @@ FN float row_sum(float v, SHARED_PTR(float) scratch) {
     return warp_sum(v);
 #else
     return group_sum(v, scratch);
+#endif
+}
+
+FN float row_sum_once(float v, SHARED_PTR(float) scratch) {
+#if ROW_THREADS == 32
+    return warp_sum(v);
+#else
+    return group_sum_once(v, scratch);
 #endif
 }
 
@@ -138,6 +155,12 @@ FN Raw load_raw(GLOBAL const T* row, int i, int n) {
         for (int k = 0; k < VEC; k++) x.e[k] = ALIGNED != 2 && i + k < n ? row[i + k] : T(0.0f);
     }
     return x;
+}
+
+// Prefetches what this warp will `load` of a row: 64 bytes for each lane that asks.
+FN void prefetch_row(GLOBAL const T* row, int n) {
+    for (uint s = 0; s < SLOTS; s++)
+        if (thread_id() % 4 == 0 && slot(s, 0) < n) prefetch(row + slot(s, 0));
 }
 
 // As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.

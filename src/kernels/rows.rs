@@ -30,9 +30,10 @@ pub(crate) struct Params {
 
 /// Threads of a group that works on several rows, a warp each.
 const SHORT: usize = 128;
-/// Elements a thread holds before a row gets more threads, and at most.
+/// Elements a thread holds before a row gets more threads, up to `WIDE`, and at most.
 const FEW: usize = 16;
 const MANY: usize = 32;
+const WIDE: usize = 256;
 /// Vectors of a row that a thread holds beside its sums.
 const KEPT: usize = 2;
 /// Groups of a multiprocessor that keep sums over rows.
@@ -49,7 +50,8 @@ impl Rows {
         };
         // An unaligned row begins up to a vector before its first element.
         let vectors = if aligned == 1 { (cols + 2 * (vec - 1)) / vec } else { cols.div_ceil(vec) };
-        let row_threads = (vectors * vec).div_ceil(FEW).next_power_of_two().clamp(32, 1024);
+        let threads = |elements: usize| (vectors * vec).div_ceil(elements).next_power_of_two();
+        let row_threads = threads(FEW).clamp(32, WIDE).max(threads(MANY).min(1024));
         let slots = vectors.div_ceil(row_threads).max(1);
         let looped = slots * vec > MANY;
         Rows { rows, cols, dtype, vec, slots: if looped { 1 } else { slots }, row_threads, aligned, looped }
@@ -127,11 +129,6 @@ impl Rows {
             }
             false => (self.groups(), 0),
         }
-    }
-
-    /// Whether a thread has registers for the row after its own.
-    pub fn ahead(&self) -> bool {
-        self.row_threads <= 512
     }
 
     /// Groups for all rows.

@@ -66,37 +66,32 @@ KERNEL void layer_norm_fwd_looped(GLOBAL const T* x, GLOBAL const T* w, GLOBAL c
 }
 
 // With h = g w and d = x - mean:  dx = r (h - mean(h) - d r^2 mean(h d)),  dw = sum over rows of g d r,  db = of g.
-// A worker keeps its parts of dw and db over its rows. WEIGHT says whether they are wanted, AHEAD whether there are
-// registers for w and for the next row, which is then loaded while this one is summed.
+// A worker keeps w and its parts of dw and db over its rows, and has the next row brought nearer while it sums this
+// one. WEIGHT says whether dw and db are wanted.
 KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T* g, GLOBAL T* dx,
                            GLOBAL float* parts, PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
     const int n = p.cols;
-    Raw a[SLOTS], b[SLOTS], u[SLOTS];
+    Raw u[SLOTS];
     Vec dw[SLOTS], db[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
-        if (AHEAD) u[s] = load_raw(w, slot(s, 0), n);
+        u[s] = load_raw(w, slot(s, 0), n);
         for (int k = 0; k < VEC; k++) dw[s].v[k] = db[s].v[k] = 0.0f;
     }
-    bool first = true;
     for (ulong row = worker(); row < p.rows; row += workers()) {
-        if (!AHEAD || first)
-            for (uint s = 0; s < SLOTS; s++) {
-                a[s] = load_raw(x + row * n, slot(s, 0), n);
-                b[s] = load_raw(g + row * n, slot(s, 0), n);
-            }
-        first = false;
+        Raw a[SLOTS], b[SLOTS];
+        for (uint s = 0; s < SLOTS; s++) {
+            a[s] = load_raw(x + row * n, slot(s, 0), n);
+            b[s] = load_raw(g + row * n, slot(s, 0), n);
+        }
         const ulong next = row + workers();
-        Raw c[SLOTS], d[SLOTS];
-        if (AHEAD && next < p.rows)
-            for (uint s = 0; s < SLOTS; s++) {
-                c[s] = load_raw(x + next * n, slot(s, 0), n);
-                d[s] = load_raw(g + next * n, slot(s, 0), n);
-            }
+        if (next < p.rows) {
+            prefetch_row(x + next * n, n);
+            prefetch_row(g + next * n, n);
+        }
 
         Pair sum = {0.0f, 0.0f};
         for (uint s = 0; s < SLOTS; s++) {
-            if (!AHEAD) u[s] = load_raw(w, slot(s, 0), n);
             for (int k = 0; k < VEC; k++) {
                 sum.a += float(a[s].e[k]);
                 sum.b += float(b[s].e[k]) * float(u[s].e[k]);
@@ -106,7 +101,6 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
         const float mean = sum.a / n, mean_h = sum.b / n;
         sum.a = sum.b = 0.0f;
         for (uint s = 0; s < SLOTS; s++) {
-            if (!AHEAD) u[s] = load_raw(w, slot(s, 0), n);
             for (int k = 0; k < VEC; k++) {
                 const float v = slot(s, 0) + k < n ? float(a[s].e[k]) - mean : 0.0f;
                 sum.a += v * v;
@@ -116,7 +110,6 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
         sum = row_sum2(sum, scratch + 2 * MAX_WARPS);
         const float r = rsqrt32(sum.a / n + p.value), shrink = sum.b / n * r * r;
         for (uint s = 0; s < SLOTS; s++) {
-            if (!AHEAD) u[s] = load_raw(w, slot(s, 0), n);
             Vec z;
             for (int k = 0; k < VEC; k++) {
                 const float v = float(a[s].e[k]) - mean, h = float(b[s].e[k]);
@@ -128,11 +121,6 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
             }
             store(dx + row * n, slot(s, 0), n, z);
         }
-        if (AHEAD)
-            for (uint s = 0; s < SLOTS; s++) {
-                a[s] = c[s];
-                b[s] = d[s];
-            }
     }
     if (WEIGHT) {
         parts += ulong(worker()) * 2 * n;

@@ -102,7 +102,7 @@ impl LayerNorm {
         args: &mut [Arg<'_>],
     ) -> Result<()> {
         let [a, b, c, d] = rows.defines();
-        let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("AHEAD", rows.ahead() as i64)];
+        let defines = [a, b, c, d, ("WEIGHT", weight as i64)];
         let types = [("T", rows.dtype)];
         let mut launch = rows.launch(&UNIT, entry, &types, &defines);
         launch.groups = groups;

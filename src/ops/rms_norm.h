@@ -8,7 +8,7 @@ FN void normalize(THREAD_PTR(const Vec) v, THREAD_PTR(const Vec) u, GLOBAL T* y,
     float sum = 0.0f;
     for (uint s = 0; s < SLOTS; s++)
         for (int k = 0; k < VEC; k++) sum += v[s].v[k] * v[s].v[k];
-    const float r = rsqrt32(row_sum(sum, scratch) / n + eps);
+    const float r = rsqrt32(row_sum_once(sum, scratch) / n + eps);
     for (uint s = 0; s < SLOTS; s++) {
         Vec z;
         for (int k = 0; k < VEC; k++) z.v[k] = v[s].v[k] * r * u[s].v[k];
@@ -95,36 +95,32 @@ KERNEL void add_rms_norm_fwd_looped(GLOBAL const T* x, GLOBAL const T* residual,
 }
 
 // With h = g w:  dx = r (h - x r^2 mean(h x)),  dw = sum over rows of g x r.
-// A worker keeps its part of dw over its rows. WEIGHT says whether dw is wanted, AHEAD whether there are registers for
-// w and for the next row, which is then loaded while this one is summed.
+// A worker keeps w and its part of dw over its rows, and has the next row brought nearer while it sums this one. WEIGHT
+// says whether dw is wanted.
 KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g, GLOBAL T* dx, GLOBAL float* parts,
                          PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
     const int n = p.cols;
-    Raw a[SLOTS], b[SLOTS];
     Vec u[SLOTS], dw[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
-        if (AHEAD) u[s] = load_weight(w, slot(s, 0), n);
+        u[s] = load_weight(w, slot(s, 0), n);
         for (int k = 0; k < VEC; k++) dw[s].v[k] = 0.0f;
     }
     uint turn = 0;
     for (ulong row = worker(); row < p.rows; row += workers()) {
-        if (!AHEAD || turn == 0)
-            for (uint s = 0; s < SLOTS; s++) {
-                a[s] = load_raw(x + row * n, slot(s, 0), n);
-                b[s] = load_raw(g + row * n, slot(s, 0), n);
-            }
+        Raw a[SLOTS], b[SLOTS];
+        for (uint s = 0; s < SLOTS; s++) {
+            a[s] = load_raw(x + row * n, slot(s, 0), n);
+            b[s] = load_raw(g + row * n, slot(s, 0), n);
+        }
         const ulong next = row + workers();
-        Raw c[SLOTS], d[SLOTS];
-        if (AHEAD && next < p.rows)
-            for (uint s = 0; s < SLOTS; s++) {
-                c[s] = load_raw(x + next * n, slot(s, 0), n);
-                d[s] = load_raw(g + next * n, slot(s, 0), n);
-            }
+        if (next < p.rows) {
+            prefetch_row(x + next * n, n);
+            prefetch_row(g + next * n, n);
+        }
 
         Pair sum = {0.0f, 0.0f};
         for (uint s = 0; s < SLOTS; s++) {
-            if (!AHEAD) u[s] = load_weight(w, slot(s, 0), n);
             for (int k = 0; k < VEC; k++) {
                 const float v = float(a[s].e[k]);
                 sum.a += v * v;
@@ -135,7 +131,6 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
         // r^2 without r's rounding: in short rows the two terms nearly cancel.
         const float mean = sum.a / n + p.value, r = rsqrt32(mean), shrink = sum.b / n / mean;
         for (uint s = 0; s < SLOTS; s++) {
-            if (!AHEAD) u[s] = load_weight(w, slot(s, 0), n);
             Vec z;
             for (int k = 0; k < VEC; k++) {
                 const float v = float(a[s].e[k]), h = float(b[s].e[k]);
@@ -144,11 +139,6 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
             }
             store(dx + row * n, slot(s, 0), n, z);
         }
-        if (AHEAD)
-            for (uint s = 0; s < SLOTS; s++) {
-                a[s] = c[s];
-                b[s] = d[s];
-            }
     }
     if (WEIGHT)
         for (uint s = 0; s < SLOTS; s++) store(parts + ulong(worker()) * n, slot(s, 0), n, dw[s]);

@@ -22,7 +22,7 @@ KERNEL void softmax_fwd(GLOBAL const T* x, GLOBAL T* y, PARAMS(Rows) p) {
     float sum = 0.0f;
     for (uint s = 0; s < SLOTS; s++)
         for (int k = 0; k < VEC; k++) {
-            const float e = exp32(v[s].v[k] - max);
+            const float e = exp_below(v[s].v[k] - max);
             sum += e;
             if (!LOG) v[s].v[k] = e;
         }
@@ -50,17 +50,17 @@ KERNEL void softmax_fwd_looped(GLOBAL const T* x, GLOBAL T* y, PARAMS(Rows) p) {
         for (int k = 0; k < VEC; k++) top = max32(top, v.v[k]);
         // Nothing but -inf so far adds nothing; a NaN is kept by its own term.
         const float keep = top == -inf32() ? 0.0f : top;
-        sum *= exp32(max - keep);
-        for (int k = 0; k < VEC; k++) sum += exp32(v.v[k] - keep);
+        sum *= exp_below(max - keep);
+        for (int k = 0; k < VEC; k++) sum += exp_below(v.v[k] - keep);
         max = top;
     }
     const float top = row_max(max, scratch);
-    sum = row_sum(sum * exp32(max == top ? 0.0f : max - top), scratch);
+    sum = row_sum(sum * exp_below(max == top ? 0.0f : max - top), scratch);
 
     const float scale = 1.0f / sum, shift = LOG ? log32(sum) : 0.0f;
     for (uint s = 0; slot(s, phase) < n; s++) {
         Vec v = load(x, slot(s, phase), n, -inf32());
-        for (int k = 0; k < VEC; k++) v.v[k] = finish(exp32(v.v[k] - top), v.v[k], top, scale, shift);
+        for (int k = 0; k < VEC; k++) v.v[k] = finish(exp_below(v.v[k] - top), v.v[k], top, scale, shift);
         store(y, slot(s, phase), n, v);
     }
 }
