@@ -123,6 +123,7 @@ struct Vec {
 };
 
 template <typename E> struct ALIGNED_16 Pack {
+    static_assert(VEC * sizeof(E) >= 16, "a vector holds 16 bytes of the narrowest elements");
     E e[16 / sizeof(E)];
 };
 

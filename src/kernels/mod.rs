@@ -241,6 +241,12 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Elements that a thread of a GPU takes at a time: 16 bytes of the narrowest.
+pub(crate) fn vec(dtype: DType, inputs: &[Input<'_>]) -> usize {
+    let sizes = inputs.iter().map(|x| x.dtype().size_in_bytes());
+    16 / sizes.fold(dtype.size_in_bytes(), usize::min)
+}
+
 /// A tensor held for reading: how a gradient sees its inputs.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,

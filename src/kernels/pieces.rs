@@ -5,7 +5,7 @@ use super::gpu::{Launch, Unit};
 use bytemuck::NoUninit;
 use candle_core::DType;
 
-/// A kernel over `rows` rows of `cols` elements, of which the narrowest is `dtype`.
+/// A kernel over `rows` rows of `cols` elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pieces {
     rows: usize,
@@ -29,9 +29,9 @@ const UNROLL: usize = 2;
 const THREADS: [usize; 2] = [64, 256];
 
 impl Pieces {
-    /// The division for these inputs; outputs begin at 16 bytes.
+    /// The division for these inputs and an output of `dtype`, which begins at 16 bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
-        let vec = 16 / dtype.size_in_bytes();
+        let vec = super::vec(dtype, inputs);
         let aligned = match (inputs.iter().all(Input::at_16), cols % vec) {
             (true, 0) => 2,
             (true, _) if rows == 1 => 1,

@@ -42,7 +42,7 @@ const SUMS: usize = 2;
 impl Rows {
     /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
-        let vec = 16 / dtype.size_in_bytes();
+        let vec = super::vec(dtype, inputs);
         let aligned = match (inputs.iter().all(Input::at_16), cols % vec) {
             (true, 0) => 2,
             (true, _) => 1,

@@ -8,8 +8,10 @@
 
 use super::Spec;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
-use crate::kernels::tape::{apply1, tracked};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, with_inputs};
+use crate::kernels::gpu::{self, Buffer, Gpu, Launch, Unit, unit};
+use crate::kernels::tape::{apply1, apply1_strided, tracked};
+use crate::kernels::{Fused, FusedOp, Input, for_dtype, vec, with_inputs};
+use bytemuck::NoUninit;
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
 /// Half-rotated, `x` `(B, H, T, D)`. Takes the place of `candle_nn::rotary_emb::rope`.
@@ -21,7 +23,7 @@ use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 ///
 /// When a table is too short or too wide, or is itself trainable.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    apply(x, cos, sin, Layout { interleaved: false, thd: false })
+    apply(x, cos, sin, Order { interleaved: false, thd: false })
 }
 
 /// Interleaved, `x` `(B, H, T, D)`. Takes the place of `candle_nn::rotary_emb::rope_i`.
@@ -30,7 +32,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 ///
 /// As [`rope`].
 pub fn rope_i(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    apply(x, cos, sin, Layout { interleaved: true, thd: false })
+    apply(x, cos, sin, Order { interleaved: true, thd: false })
 }
 
 /// Half-rotated, `x` `(B, T, H, D)`. Takes the place of `candle_nn::rotary_emb::rope_thd`.
@@ -39,18 +41,18 @@ pub fn rope_i(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 ///
 /// As [`rope`].
 pub fn rope_thd(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    apply(x, cos, sin, Layout { interleaved: false, thd: true })
+    apply(x, cos, sin, Order { interleaved: false, thd: true })
 }
 
 #[derive(Clone, Copy)]
-struct Layout {
+struct Order {
     interleaved: bool,
     thd: bool,
 }
 
-fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<Tensor> {
+fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor> {
     let (b, mut h, mut t, d) = x.dims4()?;
-    if layout.thd {
+    if order.thd {
         std::mem::swap(&mut h, &mut t);
     }
     let fits = |table: &Tensor| match *table.dims() {
@@ -71,14 +73,18 @@ fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<Tenso
         bail!("rope: wants tables that are not trained, got one that a variable reaches")
     }
     let [cos, sin] = [cos.contiguous()?, sin.contiguous()?];
-    apply1(Rope { cos, sin, layout, back: false }, x)
+    let rope = Rope { cos, sin, order, back: false };
+    match gpu::on(x, |_| Ok(x.stride()[3] == 1)) {
+        Some(Ok(true)) => apply1_strided(rope, x),
+        _ => apply1(rope, x),
+    }
 }
 
-fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<Tensor> {
-    let x = if layout.thd { x.transpose(1, 2)? } else { x.clone() };
+fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor> {
+    let x = if order.thd { x.transpose(1, 2)? } else { x.clone() };
     let (b, h, t, d) = x.dims4()?;
     let (cos, sin) = (cos.narrow(0, 0, t)?, sin.narrow(0, 0, t)?);
-    let (x1, x2) = match layout.interleaved {
+    let (x1, x2) = match order.interleaved {
         true => {
             let x = x.reshape((b, h, t, d / 2, 2))?;
             (x.narrow(4, 0, 1)?.squeeze(4)?, x.narrow(4, 1, 1)?.squeeze(4)?)
@@ -87,11 +93,11 @@ fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, layout: Layout) -> Result<T
     };
     let y1 = (x1.broadcast_mul(&cos)? - x2.broadcast_mul(&sin)?)?;
     let y2 = (x1.broadcast_mul(&sin)? + x2.broadcast_mul(&cos)?)?;
-    let y = match layout.interleaved {
+    let y = match order.interleaved {
         true => Tensor::stack(&[y1, y2], D::Minus1)?.reshape((b, h, t, d))?,
         false => Tensor::cat(&[y1, y2], D::Minus1)?,
     };
-    if layout.thd { y.transpose(1, 2) } else { Ok(y) }
+    if order.thd { y.transpose(1, 2) } else { Ok(y) }
 }
 
 simd! {
@@ -122,11 +128,33 @@ simd! {
     }
 }
 
+static UNIT: Unit = unit!("rope.h");
+
+/// `Rope` of rope.h.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    positions: u32,
+    heads: u32,
+    half: u32,
+    rest: u32,
+    table: u64,
+    x: [u64; 3],
+    y: [u64; 3],
+    sign: f32,
+    unused: u32,
+}
+
+const THREADS: usize = 128;
+/// Heads that a thread turns, where there is enough to do for all threads of a GPU.
+const HEADS: usize = 4;
+const ENOUGH: usize = 1 << 15;
+
 #[derive(Clone)]
 struct Rope {
     cos: Tensor,
     sin: Tensor,
-    layout: Layout,
+    order: Order,
     /// Turn the other way: the gradient.
     back: bool,
 }
@@ -149,14 +177,14 @@ impl FusedOp<1> for Rope {
             par_rows(&mut y, d, |first, y| {
                 for (i, y) in y.chunks_exact_mut(d).enumerate() {
                     let row = first + i;
-                    let (batch, position) = match self.layout.thd {
+                    let (batch, position) = match self.order.thd {
                         true => (row / (n1 * n2), row / n2 % n1),
                         false => (row / (n1 * n2), row % n2),
                     };
-                    let seq = if self.layout.thd { n1 } else { n2 };
+                    let seq = if self.order.thd { n1 } else { n2 };
                     let at = (if by_row { batch * seq + position } else { position }) * half;
                     let (x, cos, sin) = (&data[row * d..][..d], &cos[at..][..half], &sin[at..][..half]);
-                    match self.layout.interleaved {
+                    match self.order.interleaved {
                         true => rope_i_row(x, cos, sin, y, sign),
                         false => rope_row(x, cos, sin, y, sign),
                     }
@@ -164,6 +192,49 @@ impl FusedOp<1> for Rope {
             });
             Ok((super::storage(y), x.shape()))
         })
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        with_inputs(Self::NAME, [&self.cos, &self.sin], |[cos, sin]| {
+            let [batch, n1, n2, d] = *x.dims() else { bail!("rope: wants 4 dimensions, got {:?}", x.dims()) };
+            let sort = |s: [usize; 3]| if self.order.thd { [s[0], s[2], s[1]] } else { s };
+            let [_, heads, positions] = sort([batch, n1, n2]);
+            let strides = sort([x.stride()[0], x.stride()[1], x.stride()[2]]);
+            let half = cos.dims()[cos.dims().len() - 1];
+            let vec = vec(x.dtype(), &[cos]);
+            let mut lengths = strides.into_iter().chain([half, d]);
+            let aligned = [x, cos, sin].iter().all(Input::at_16) && lengths.all(|n| n % vec == 0);
+            let units = half.div_ceil(vec) + (d - 2 * half).div_ceil(vec);
+            let each = if batch * heads * positions * units >= HEADS * ENOUGH { HEADS } else { 1 };
+            let launch = Launch {
+                unit: &UNIT,
+                entry: "rope",
+                types: &[("T", x.dtype()), ("C", cos.dtype())],
+                defines: &[
+                    ("VEC", vec as i64),
+                    ("ALIGNED", if aligned { 2 } else { 0 }),
+                    ("HEADS", each as i64),
+                    ("INTERLEAVED", self.order.interleaved as i64),
+                ],
+                groups: [(positions * units).div_ceil(THREADS), heads.div_ceil(each), batch],
+                threads: THREADS,
+                shared: 0,
+            };
+            let params = Params {
+                positions: positions as u32,
+                heads: heads as u32,
+                half: half as u32,
+                rest: (d - 2 * half) as u32,
+                table: if cos.dims().len() == 3 { positions as u64 } else { 0 },
+                x: strides.map(|n| n as u64),
+                y: sort([n1 * n2 * d, n2 * d, d]).map(|n| n as u64),
+                sign: if self.back { -1.0 } else { 1.0 },
+                unused: 0,
+            };
+            gpu.launch(&launch, &mut [x.into(), cos.into(), sin.into(), (&mut y).into()], &params)
+        })?;
+        Ok(y)
     }
 
     fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
@@ -184,7 +255,7 @@ const fn spec(
 
 pub(super) const ROPE: Spec = spec(
     "rope",
-    |t| reference(&t[0], &t[1], &t[2], Layout { interleaved: false, thd: false }),
+    |t| reference(&t[0], &t[1], &t[2], Order { interleaved: false, thd: false }),
     |t| rope(&t[0], &t[1], &t[2]),
     &[
         &[&[1, 1, 1, 2], &[1, 1], &[1, 1]],
@@ -195,14 +266,14 @@ pub(super) const ROPE: Spec = spec(
 
 pub(super) const ROPE_I: Spec = spec(
     "rope_i",
-    |t| reference(&t[0], &t[1], &t[2], Layout { interleaved: true, thd: false }),
+    |t| reference(&t[0], &t[1], &t[2], Order { interleaved: true, thd: false }),
     |t| rope_i(&t[0], &t[1], &t[2]),
     &[&[&[1, 1, 1, 2], &[1, 1], &[1, 1]], &[&[2, 3, 5, 66], &[5, 33], &[5, 33]]],
 );
 
 pub(super) const ROPE_THD: Spec = spec(
     "rope_thd",
-    |t| reference(&t[0], &t[1], &t[2], Layout { interleaved: false, thd: true }),
+    |t| reference(&t[0], &t[1], &t[2], Order { interleaved: false, thd: true }),
     |t| rope_thd(&t[0], &t[1], &t[2]),
     &[&[&[2, 5, 3, 66], &[5, 33], &[5, 33]], &[&[2, 256, 8, 64], &[256, 32], &[256, 32]]],
 );

@@ -1,0 +1,75 @@
+// Rotary position embedding:  y1 = x1 cos - x2 sin,  y2 = x1 sin + x2 cos,  for the pairs of a head's features.
+// A pair is (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) (INTERLEAVED); features beyond the pairs are copied.
+//
+// A thread turns VEC pairs of one position in HEADS heads: the tables, of C, are read once for all of them.
+
+struct Rope {
+    uint positions, heads;
+    // Pairs of a head, and features beyond them.
+    uint half, rest;
+    // From a row of the tables to that of the next batch row.
+    ulong table;
+    // From an element to the next along each dimension.
+    ulong x_batch, x_head, x_position;
+    ulong y_batch, y_head, y_position;
+    // 1, or -1 to turn back.
+    float sign;
+    uint unused;
+};
+
+KERNEL void rope(GLOBAL const T* x, GLOBAL const C* cosines, GLOBAL const C* sines, GLOBAL T* y, PARAMS(Rope) p) {
+    const uint turned = (p.half + VEC - 1) / VEC, units = turned + (p.rest + VEC - 1) / VEC;
+    const uint i = group_id() * GROUP_SIZE + thread_id();
+    const uint position = i / units, unit = i % units;
+    if (position >= p.positions) return;
+    const uint batch = group_id_z(), head = group_id_y() * HEADS;
+    const uint heads = p.heads - head < HEADS ? p.heads - head : HEADS;
+    x += batch * p.x_batch + head * p.x_head + position * p.x_position;
+    y += batch * p.y_batch + head * p.y_head + position * p.y_position;
+
+    const int half = p.half, at = (unit < turned ? unit : unit - turned) * VEC;
+    if (unit >= turned) {
+        const int from = 2 * half, n = p.rest;
+        for (uint h = 0; h < heads; h++)
+            store(y + h * p.y_head + from, at, n, load(x + h * p.x_head + from, at, n, 0.0f));
+        return;
+    }
+    const ulong row = (batch * p.table + position) * half;
+    const Vec c = load(cosines + row, at, half, 0.0f);
+    Vec s = load(sines + row, at, half, 0.0f);
+    for (int k = 0; k < VEC; k++) s.v[k] *= p.sign;
+
+    const int first = INTERLEAVED ? 2 * at : at, first_end = INTERLEAVED ? 2 * half : half;
+    const int second = INTERLEAVED ? 2 * at + VEC : at, second_end = INTERLEAVED ? 2 * half : half;
+    const int shift = INTERLEAVED ? 0 : half;
+    Vec a[HEADS], b[HEADS];
+#pragma unroll
+    for (uint h = 0; h < HEADS; h++) {
+        // A head beyond the last one is read as the last one: loads do not wait for a test.
+        GLOBAL const T* from = x + (h < heads ? h : heads - 1) * p.x_head;
+        a[h] = load(from, first, first_end, 0.0f);
+        b[h] = load(from + shift, second, second_end, 0.0f);
+    }
+#pragma unroll
+    for (uint h = 0; h < HEADS; h++) {
+        if (INTERLEAVED) {
+            Vec u = a[h], v = b[h];
+            for (int k = 0; k < VEC / 2; k++) {
+                a[h].v[2 * k] = u.v[2 * k] * c.v[k] - u.v[2 * k + 1] * s.v[k];
+                a[h].v[2 * k + 1] = u.v[2 * k] * s.v[k] + u.v[2 * k + 1] * c.v[k];
+                b[h].v[2 * k] = v.v[2 * k] * c.v[VEC / 2 + k] - v.v[2 * k + 1] * s.v[VEC / 2 + k];
+                b[h].v[2 * k + 1] = v.v[2 * k] * s.v[VEC / 2 + k] + v.v[2 * k + 1] * c.v[VEC / 2 + k];
+            }
+        } else {
+            for (int k = 0; k < VEC; k++) {
+                const float u = a[h].v[k], v = b[h].v[k];
+                a[h].v[k] = u * c.v[k] - v * s.v[k];
+                b[h].v[k] = u * s.v[k] + v * c.v[k];
+            }
+        }
+        if (h < heads) {
+            store(y + h * p.y_head, first, first_end, a[h]);
+            store(y + h * p.y_head + shift, second, second_end, b[h]);
+        }
+    }
+}
