@@ -40,6 +40,7 @@ inline float exp32(float v) { return precise::exp(v); }
 inline float log32(float v) { return precise::log(v); }
 inline float sqrt32(float v) { return precise::sqrt(v); }
 inline float rsqrt32(float v) { return precise::rsqrt(v); }
+inline float tanh32(float v) { return precise::tanh(v); }
 inline float abs32(float v) { return fabs(v); }
 inline float max32(float a, float b) { return fmax(a, b); }
 inline float min32(float a, float b) { return fmin(a, b); }

@@ -14,6 +14,8 @@ pub(crate) mod gpu;
 pub(crate) mod host;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(feature = "metal", all(test, feature = "host")))]
+mod product;
 pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(target_arch = "x86_64")]
@@ -196,6 +198,12 @@ impl<'a> Input<'a> {
 
     pub fn stride(&self) -> &'a [usize] {
         self.layout.stride()
+    }
+
+    /// Where in its memory it begins.
+    #[allow(dead_code, reason = "not used in a build without a GPU")]
+    pub fn first_byte(&self) -> usize {
+        self.layout.start_offset() * self.dtype().size_in_bytes()
     }
 
     /// Refuses elements that are not contiguous.
