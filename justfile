@@ -8,6 +8,11 @@ check:
     cargo clippy --release --lib --no-default-features --features hub -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 
+# The Metal code, as far as a machine without Metal can: types, lints and the shaders' address spaces. Needs root for
+# what apt has to install.
+metal-check:
+    scripts/metal.sh
+
 # All tests.
 test:
     cargo test --release

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// What the CPU can do, beyond what the build assumes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // other CPUs have one level
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Simd {
     /// The build's target alone.

@@ -237,13 +237,33 @@ impl Gpu<'_> {
             #[cfg(feature = "cuda")]
             Gpu::Cuda(device) => super::cuda::product(device, (m, n, k), alpha, &a, &b, beta, c, at),
             #[cfg(feature = "metal")]
-            Gpu::Metal(device) => super::metal::product(device, (m, n, k), alpha, &a, &b, beta, c, at),
+            Gpu::Metal(device) => {
+                let plain = alpha == 1.0 && beta == 0.0 && at == 0;
+                match plain && super::metal::plain_product(device, (m, n, k), &a, &b, c)? {
+                    true => Ok(()),
+                    false => super::product::product(self, (m, n, k), alpha, &a, &b, beta, c, at),
+                }
+            }
             #[cfg(feature = "host")]
             Gpu::Host => super::host::product((m, n, k), alpha, &a, &b, beta, c, at),
             Gpu::None(never, _) => {
                 let _ = (alpha, beta);
                 match never {}
             }
+        }
+    }
+
+    /// Where its tensors are.
+    #[allow(dead_code, reason = "not used in a build without a GPU")]
+    pub fn device(self) -> Device {
+        match self {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => Device::Cuda(device.clone()),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(device) => Device::Metal(device.clone()),
+            #[cfg(feature = "host")]
+            Gpu::Host => Device::Cpu,
+            Gpu::None(never, _) => match never {},
         }
     }
 
@@ -281,11 +301,11 @@ pub(crate) fn on<R>(tensor: &Tensor, f: impl FnOnce(Gpu<'_>) -> Result<R>) -> Op
 #[allow(dead_code, reason = "not used in a build without a GPU")]
 pub(super) fn source(dialect: &str, launch: &Launch<'_>) -> Result<String> {
     use std::fmt::Write;
-    let mut text = format!("#define GROUP_SIZE {}\n", launch.threads);
+    // The constants come after what the dialect includes, whose names they may be.
+    let mut text = format!("{dialect}\n#define GROUP_SIZE {}\n", launch.threads);
     for (name, value) in launch.defines {
         let _ = writeln!(text, "#define {name} {value}");
     }
-    text += dialect;
     for (name, dtype) in launch.types {
         let _ = writeln!(text, "typedef {} {name};", type_name(launch.entry, *dtype)?);
     }

@@ -193,6 +193,29 @@ FN uint warp_xor(uint v, uint mask) { return host::exchange(v)[(host::current % 
 FN float warp_xor(float v, uint mask) { return host::real(warp_xor(host::bits(v), mask)); }
 
 template <typename E> FN void prefetch(const E*) {}
+// Metal's 8x8 matrices, for *.metal.h: see matrix.metal.h for who holds what.
+template <typename E, int R, int C> struct simdgroup_matrix {
+    E e[2];
+    simdgroup_matrix() = default;
+    explicit simdgroup_matrix(E v) : e{v, v} {}
+    E* thread_elements() { return e; }
+};
+typedef simdgroup_matrix<float, 8, 8> host_matrix;
+static inline void simdgroup_multiply_accumulate(host_matrix& d, host_matrix a, host_matrix b, host_matrix c) {
+    static float posted[2][1024][4];
+    const uint t = host::current, side = host::turn[t]++ & 1, lane = t % WARP;
+    float mine[4] = {a.e[0], a.e[1], b.e[0], b.e[1]};
+    std::memcpy(posted[side][t], mine, sizeof mine);
+    host::yield(host::AT_WARP);
+    const float(*all)[4] = &posted[side][t - lane];
+    const auto holder = [](uint r, uint c) { return r / 4 * 16 + c / 4 * 8 + r % 4 * 2 + c / 2 % 2; };
+    const uint row = lane / 16 * 4 + lane / 2 % 4, col = lane % 16 / 8 * 4 + lane % 2 * 2;
+    for (uint j = 0; j < 2; j++) {
+        float sum = c.e[j];
+        for (uint k = 0; k < 8; k++) sum += all[holder(row, k)][k % 2] * all[holder(k, col)][2 + j];
+        d.e[j] = sum;
+    }
+}
 
 FN float inf32() { return INFINITY; }
 FN float nan32() { return NAN; }
@@ -203,6 +226,7 @@ FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return 1.0f / sqrtf(v); }
 FN float rcp32(float v) { return 1.0f / v; }
+FN float tanh32(float v) { return tanhf(v); }
 FN float abs32(float v) { return fabsf(v); }
 FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }

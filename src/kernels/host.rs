@@ -8,6 +8,7 @@ use crate::kernels::gemm::{Mat, gemm_f32};
 use candle_core::{CpuStorage, Error, Result, Storage, bail};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 use std::{env, fs, process};
@@ -29,6 +30,9 @@ struct Loaded {
 static LOADED: LazyLock<Mutex<HashMap<Key, Loaded>>> = LazyLock::new(Default::default);
 
 fn load(launch: &Launch<'_>) -> Result<Loaded> {
+    if let Some(directory) = env::var_os("METAL_CANDLE_SHADERS") {
+        show_metal(launch, Path::new(&directory))?;
+    }
     let text = source(include_str!("host.h"), launch)?;
     let key = format!("c++ {}\n{text}", env::var("CXXFLAGS").unwrap_or_default());
     let code = match cache::get(&key, "so") {
@@ -60,6 +64,14 @@ fn load(launch: &Launch<'_>) -> Result<Loaded> {
         true => Ok(loaded),
         false => bail!("{}: has no kernel {}", launch.unit.name, launch.entry),
     }
+}
+
+/// Writes the text that Metal would compile to a file, for `tests/metal`.
+fn show_metal(launch: &Launch<'_>, directory: &Path) -> Result<()> {
+    let text = source(include_str!("metal.h"), launch)?;
+    let unit = launch.unit.name.replace(['/', '\\'], "-");
+    let file = format!("{unit}-{:08x}.metal", crc32fast::hash(text.as_bytes()));
+    fs::write(directory.join(file), text).map_err(Error::wrap)
 }
 
 fn compile(launch: &Launch<'_>, text: &str) -> Result<Vec<u8>> {

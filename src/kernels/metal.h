@@ -49,6 +49,7 @@ inline float sqrt32(float v) { return precise::sqrt(v); }
 inline float rsqrt32(float v) { return precise::rsqrt(v); }
 // 1 / v within 1 unit in the last place; 0 for results below 2^-126.
 inline float rcp32(float v) { return 1.0f / v; }
+inline float tanh32(float v) { return precise::tanh(v); }
 inline float abs32(float v) { return fabs(v); }
 inline float max32(float a, float b) { return fmax(a, b); }
 inline float min32(float a, float b) { return fmin(a, b); }

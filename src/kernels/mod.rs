@@ -16,6 +16,8 @@ pub(crate) mod host;
 mod metal;
 pub(crate) mod partials;
 pub(crate) mod pieces;
+#[cfg(any(feature = "metal", all(test, feature = "host")))]
+mod product;
 pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(target_arch = "x86_64")]
@@ -216,7 +218,13 @@ impl<'a> Input<'a> {
 
     /// Whether the first element lies at a multiple of 16 bytes.
     pub fn at_16(&self) -> bool {
-        self.layout.start_offset() * self.dtype().size_in_bytes() % 16 == 0
+        self.first_byte().is_multiple_of(16)
+    }
+
+    /// Where in its memory it begins.
+    #[allow(dead_code, reason = "not used in a build without a GPU")]
+    pub fn first_byte(&self) -> usize {
+        self.layout.start_offset() * self.dtype().size_in_bytes()
     }
 
     /// Refuses elements that are not contiguous.

@@ -8,9 +8,12 @@
 
 mod backward;
 mod forward;
+#[cfg(any(feature = "metal", feature = "host"))]
+mod metal;
 
 use super::Spec;
 use crate::kernels::element::Element;
+use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply3_strided, contiguous};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
@@ -100,7 +103,7 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
     let rows = |t: &Tensor| {
         if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { contiguous(t) }
     };
-    let op = Op { options: options.clone(), thd, stats: OnceLock::new() };
+    let op = Op { options: options.clone(), thd, stats: OnceLock::new(), gpu_stats: OnceLock::new() };
     apply3_strided(op, &rows(q)?, &rows(k)?, &rows(v)?)
 }
 
@@ -223,6 +226,8 @@ struct Op {
     thd: bool,
     /// Of each query's scores, `(B, H, Tq)`.
     stats: OnceLock<Vec<RowStats>>,
+    /// The same on a GPU, `(B, H, Tq, 2)`.
+    gpu_stats: OnceLock<Buffer>,
 }
 
 impl FusedOp<3> for Op {
@@ -239,6 +244,30 @@ impl FusedOp<3> for Op {
             };
             self.stats.set(stats).ok();
             Ok((super::storage(narrow_heads::<T>(&y, dims.b, dims.h, dims.tq, dims.d, self.thd)), q.shape()))
+        })
+    }
+
+    #[cfg(any(feature = "metal", feature = "host"))]
+    fn gpu(&self, gpu: Gpu<'_>, [q, k, v]: [Input<'_>; 3]) -> Result<Buffer> {
+        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
+        let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, [q, k, v])?.forward()?;
+        self.gpu_stats.set(stats).ok();
+        Ok(y)
+    }
+
+    #[cfg(any(feature = "metal", feature = "host"))]
+    fn gpu_grad(
+        &self,
+        gpu: Gpu<'_>,
+        [q, k, v]: [&Tensor; 3],
+        y: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
+        let Some(stats) = self.gpu_stats.get() else { bail!("attention: backward before forward") };
+        with_inputs(Self::NAME, [q, k, v, y, g], |[q, k, v, y, g]| {
+            metal::Call::new(gpu, &self.options, dims, self.thd, [q, k, v])?.gradients(y, g, stats, needs)
         })
     }
 

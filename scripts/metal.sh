@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What a Mac's build would refuse, found on Debian: the crate with its Metal code is checked and linted for
+# aarch64-apple-darwin, and every shader is read with the rules of Metal's address spaces. Nothing of it runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=()
+needs() { [ -e "$1" ] || packages+=("$2"); }
+needs /usr/bin/rustc rustc-web
+needs /usr/bin/cargo cargo-web
+needs /usr/bin/clippy-driver rust-web-clippy
+needs /usr/lib/rustlib/src/rust/library/Cargo.lock rust-web-src
+needs /usr/bin/clang++-19 clang-19
+if [ ${#packages[@]} -gt 0 ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+# Debian's compiler comes with the source of the standard library, which is built for the Mac as a dependency. A check
+# needs no machine code: nothing is optimised, and the C of two dependencies is not compiled.
+(
+    export PATH=/usr/bin:$PATH RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/metal
+    export SDKROOT=/ MACOSX_DEPLOYMENT_TARGET=14.0
+    export CC_aarch64_apple_darwin=/usr/bin/true AR_aarch64_apple_darwin=/usr/bin/true
+    check=(/usr/bin/cargo clippy -Zbuild-std=std,panic_abort --target aarch64-apple-darwin
+        --config profile.dev.opt-level=0 --config 'profile.dev.package."*".opt-level=0' --config profile.dev.debug=0)
+    "${check[@]}" --features metal -- -D warnings
+    "${check[@]}" --lib --no-default-features --features metal -- -D warnings
+)
+
+# The texts that Metal compiles, as the op tests come by them; then clang reads them.
+shaders=$(mktemp -d)
+trap 'rm -rf "$shaders"' EXIT
+METAL_CANDLE_KERNELS=host METAL_CANDLE_SHADERS=$shaders cargo test --release --features host --test it -- ops::
+METAL_CANDLE_SHADERS=$shaders cargo test --release --features host --test metal -- --nocapture
