@@ -6,5 +6,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod worker;
 
 fn main() -> candle_core::Result<()> {
-    worker::main()
+    worker::main(candle_core::Device::Cpu)
 }

@@ -3,5 +3,5 @@
 mod worker;
 
 fn main() -> candle_core::Result<()> {
-    worker::main()
+    worker::main(candle_core::Device::Cpu)
 }

@@ -16,36 +16,43 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 
 import cases
+import gpu
+from drive import (
+    HERE,
+    ROOT,
+    TOLERANCE,
+    Worker,
+    built,
+    commit,
+    deviation,
+    installed,
+    interleave,
+    locked,
+    output,
+    percentiles,
+    slug,
+)
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 PAUSE = 0.05  # s between two providers: time for the threads of the one to go to sleep.
 
 
 def build():
     """Builds the Rust workers; their paths by name."""
-
-    def cargo(*args, cwd):
-        command = ["cargo", *args, "--message-format=json-render-diagnostics"]
-        lines = subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        messages = [json.loads(line) for line in lines if line.startswith("{")]
-        return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
-
     benches = ("--bench", "cpu", "--bench", "cpu_malloc")
-    paths = cargo("bench", "--no-run", "--no-default-features", *benches, cwd=ROOT)
-    return paths | cargo("build", "--release", cwd=HERE / "candle")
+    paths = built("bench", "--no-run", "--no-default-features", *benches)
+    return paths | built("build", "--release", cwd=HERE / "candle")
 
 
 def providers(paths, python):
     """Each provider's command and the variant it is asked for."""
     ours, malloc, peer = [paths["cpu"]], [paths["cpu_malloc"]], [paths["candle-peer"]]
-    torch = [python, "-W", "ignore", str(HERE / "torch_worker.py")]
+    torch = [python, "-W", "ignore", str(HERE / "torch_worker.py"), "cpu"]
     return {
-        "metal-candle": (ours, "ours"),
-        "metal-candle+malloc": (malloc, "ours"),
+        # Gradients of ops go through Candle's `backward`, as in a program of ops alone.
+        "metal-candle": (ours, "ours_backward"),
+        "metal-candle+malloc": (malloc, "ours_backward"),
         "candle": (malloc, "composed"),
         "candle+mimalloc": (ours, "composed"),
         "candle_nn": (malloc, "candle_nn"),
@@ -54,45 +61,6 @@ def providers(paths, python):
         "torch": (torch, "eager"),
         "torch-compile": (torch, "compile"),
     }
-
-
-class Worker:
-    def __init__(self, command, threads):
-        count = str(threads)
-        env = os.environ | {"RAYON_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-        cpus = set(sorted(os.sched_getaffinity(0))[:threads])
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env | {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"},
-            preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-        )
-        self.first = None
-        self.line()
-
-    def line(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a worker died with {self.process.wait()}: {self.process.args}")
-        return line
-
-    def ask(self, request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.line())
-        if "error" not in answer:
-            self.first = self.first or answer
-        return answer
-
-    def cpu_ticks(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def machine_ticks():
@@ -111,45 +79,17 @@ def ask_watched(worker, request):
     return answer
 
 
-def interleave(names, rounds, ask):
-    """`ask(name)` for every name in every round, there and back; the answers by name."""
-    answers = {name: [] for name in names}
-    for round in range(rounds):
-        for name in names if round % 2 == 0 else names[::-1]:
-            if round > 0 and not answers[name]:
-                continue  # It has no such case.
-            answer = ask(name)
-            if "error" in answer:
-                print(f"    {name}: {answer['error']}", file=sys.stderr)
-                answers[name] = []
-            else:
-                answers[name].append(answer)
-            time.sleep(PAUSE)
-    return {name: given for name, given in answers.items() if given}
-
-
-def percentiles(samples):
-    samples = sorted(samples)
-    at = lambda p: samples[min(len(samples) - 1, round(p * (len(samples) - 1)))]
-    return statistics.median(samples), at(0.2), at(0.8)
-
-
 def deviations(row, values, tolerance):
     """How far each provider's numbers are from ours, relative, where that is more than rounding explains.
 
     Candle's own half-precision sums are off by so much that they are only reported; anybody else is refused.
     """
     ours = values.get(cases.OURS) or next(iter(values.values()))
-    found = {}
-    for name, given in values.items():
-        off = [abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in zip(given, ours)]
-        found[name] = max(off) if len(given) == len(ours) else float("inf")
-        if found[name] > tolerance and not (name.startswith("candle") and math.isfinite(found[name])):
-            raise SystemExit(f"{row}: {name} computes {given}, and {cases.OURS} {ours}")
+    found = {name: deviation(given, ours) for name, given in values.items()}
+    for name, off in found.items():
+        if off > tolerance and not (name.startswith("candle") and math.isfinite(off)):
+            raise SystemExit(f"{row}: {name} computes {values[name]}, and {cases.OURS} {ours}")
     return {name: round(off, 4) for name, off in found.items() if off > tolerance}
-
-
-TOLERANCE = {"f32": 1e-4, "bf16": 3e-2, "f16": 1e-2}
 
 
 class Bench:
@@ -194,11 +134,12 @@ class Bench:
         for case, request, row in self.chosen(cases.OPS):
             names = self.names(case)
             seconds = self.args.seconds
+            how = request | {"method": "calls", "seconds": seconds}
 
             def ask(name):
-                return ask_watched(worker(name), request | {"variant": self.providers[name][1], "seconds": seconds})
+                return ask_watched(worker(name), how | {"variant": self.providers[name][1]})
 
-            answers = interleave(names, self.args.rounds, ask)
+            answers = interleave(names, self.args.rounds, ask, PAUSE)
             checks = {name: given[0]["check"] for name, given in answers.items()}
             off = deviations(row, checks, TOLERANCE[request["dtype"]])
             print(row, flush=True)
@@ -226,8 +167,8 @@ class Bench:
             def ask(name):
                 return ask_watched(workers[name], request | {"variant": self.providers[name][1]})
 
-            interleave(list(workers), 1, ask)  # Warm-up and compilation.
-            answers = interleave(list(workers), self.args.rounds, ask)
+            interleave(list(workers), 1, ask, PAUSE)  # Warm-up and compilation.
+            answers = interleave(list(workers), self.args.rounds, ask, PAUSE)
             print(row, flush=True)
             self.check_job(request, row, workers)
             for name, given in answers.items():
@@ -279,10 +220,6 @@ def row_name(case, request):
     return f"{case.job} {request['dtype']}"
 
 
-def slug(text):
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
 def device(threads):
     """The processor's name, its generation where the name does not say it, and how many cores it has for us."""
     text = pathlib.Path("/proc/cpuinfo").read_text()
@@ -299,26 +236,14 @@ def device(threads):
 
 def about(args):
     """What every row says of the run."""
-
-    def output(*command):
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    lock = (ROOT / "Cargo.lock").read_text()
-    locked = lambda name: re.search(rf'name = "{name}"\nversion = "(.+)"', lock)[1]
-    code = (
-        "import importlib.metadata as m, json, platform;"
-        "v = {p: m.version(p) for p in ('torch', 'transformers', 'peft')};"
-        "print(json.dumps(v | {'python': platform.python_version()}))"
-    )
     versions = {"metal-candle": locked("metal-candle"), "candle": locked("candle-core")}
-    versions |= json.loads(output(args.python, "-c", code) or "{}")
+    versions |= installed(args.python, ("torch", "transformers", "peft"))
     versions["rustc"] = output("rustc", "--version").split()[1]
-    changed = "+changes" if output("git", "status", "--porcelain", "src", "Cargo.toml", "Cargo.lock") else ""
     return {
         "device": device(args.threads),
         "threads": args.threads,
         "versions": versions,
-        "commit": output("git", "rev-parse", "--short=12", "HEAD") + changed,
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -326,18 +251,33 @@ def about(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", default=sys.executable, help="the Python that has requirements.txt installed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=0.4, help="for an op, a provider and a round")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of a CPU")
+    parser.add_argument("--rounds", type=int, help="6, on a GPU 2")
+    parser.add_argument("--seconds", type=float, help="for an op, a provider and a round: 0.4, on a GPU 0.04")
     parser.add_argument("--count", type=int, default=3, help="steps or generations, for a job, a provider and a round")
     parser.add_argument("--cases", default="", help="a regular expression; a row is named as it is printed")
     parser.add_argument("--providers", default="", help="a regular expression")
     parser.add_argument("--out", type=pathlib.Path)
+    alone = parser.add_argument_group("a GPU")
+    alone.add_argument("--worker", type=pathlib.Path, help="the worker, where it was built on another machine")
+    alone.add_argument("--about", type=pathlib.Path, help="the about.json that --pack wrote beside it")
+    alone.add_argument("--pack", type=pathlib.Path, help="only build and compress the worker, into this directory")
+    alone.add_argument("--limit", type=float, help="start no row after this many seconds")
+    alone.add_argument("--smoke", action="store_true", help="the rows of a GPU, tiny and on the CPU")
     args = parser.parse_args()
-    bench = Bench(args)
-    bench.ops()
-    bench.jobs()
-    print(f"wrote {bench.path}")
+    on_gpu = args.device == "cuda" or args.smoke
+    args.rounds = args.rounds or (2 if on_gpu else 6)
+    args.seconds = args.seconds or (0.04 if on_gpu else 0.4)
+    if args.pack:
+        print(f"wrote {gpu.pack(args.pack)}")
+    elif on_gpu:
+        gpu.Gpu(args).run()
+    else:
+        bench = Bench(args)
+        bench.ops()
+        bench.jobs()
+        print(f"wrote {bench.path}")
 
 
 if __name__ == "__main__":

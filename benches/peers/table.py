@@ -7,7 +7,8 @@ import pathlib
 import tomllib
 
 import cases
-from run import ROOT, row_name
+from drive import ROOT
+from run import row_name
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 BUSY = 0.05  # The share of the machine taken by others, above which a run is not worth quoting.

@@ -1,152 +1,251 @@
-"""The PyTorch worker: torch eager and compiled, PEFT for the training step, transformers for decoding.
+"""The PyTorch worker: torch eager and compiled, Liger Kernel, PEFT for the training step, transformers for decoding.
 
-Speaks the protocol of benches/worker/protocol.rs on standard input and output. OMP_NUM_THREADS says how many threads.
+`torch_worker.py cpu|cuda [NAME]`; the name is for whoever lists processes. Speaks the protocol of
+benches/worker/protocol.rs on standard input and output. OMP_NUM_THREADS says how many threads a CPU has.
 """
 
 import gc
-import json
 import os
 import sys
 import time
 
-ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)  # What libraries print goes to standard error.
-
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-EPS = 1e-5
-LORA_SCALE = 2.0
+import torch_ops
+from protocol import Cases, mixed, serve
+from torch_ops import DTYPES
 
-
-def mixed(seed, count):
-    """The hash of protocol.rs."""
-    h = np.arange(count, dtype=np.uint32) ^ np.uint32((seed * 0x9E3779B9) & 0xFFFFFFFF)
-    h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
-    return h ^ (h >> 16)
-
-
-def noise(seed, std, shape, dtype):
-    scale = np.float32(std) * np.float32(3) ** np.float32(0.5)
-    values = (mixed(seed, int(np.prod(shape))) >> 8).astype(np.float32) / np.float32(8388608) - np.float32(1)
-    return torch.from_numpy((values * scale).reshape(shape)).to(DTYPES[dtype])
+DEVICE = sys.argv[1]
+# Liger Kernel asks the device for a number in the middle: no graph can be captured.
+UNCAPTURED = ("cross_entropy", "linear_cross_entropy")
+BATCH_US, GRAPH_US, MOST_CALLS = 4000, 2000, 200
 
 
 def tokens(seed, vocabulary, count):
-    return torch.from_numpy((3 + mixed(seed, count) % np.uint32(vocabulary - 3)).astype(np.int64))
+    return torch.from_numpy((3 + mixed(seed, count) % (vocabulary - 3)).astype("int64"))
 
 
-def rope(x, cos, sin):
-    """As transformers' apply_rotary_pos_emb."""
-    half = x.shape[-1] // 2
-    rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + rotated * sin
+class Prepared:
+    """As in measure.rs: `make(i)` gives a call on the set of inputs `i`."""
+
+    def __init__(self, sets, make, capturable=True):
+        self.sets, self.make, self.capturable = sets, make, capturable
+        self.next, self.graph = 0, None
+        # Whether results are parts of equal size of what others compute as one.
+        self.halves = False
+
+    def calls(self, n):
+        made = []
+        for _ in range(n):
+            self.next = (self.next + 1) % self.sets
+            made.append(self.make(self.next))
+        return made
+
+    def call(self):
+        return self.make(0)()
+
+    def check(self):
+        means = [x.abs().mean(dtype=torch.float64).item() for x in self.call()]
+        return [sum(means) / len(means)] if self.halves else means
+
+    def extra_bytes(self):
+        if DEVICE == "cpu":
+            return None
+        call = self.make(0)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        results = call()
+        torch.cuda.synchronize()
+        kept = sum(x.untyped_storage().nbytes() for x in results)
+        return max(0, torch.cuda.max_memory_allocated() - before - kept)
+
+    def measure(self, method, seconds):
+        return {
+            "calls": self.plain,
+            "synced": self.synced,
+            "back_to_back": self.back_to_back,
+            "gpu": self.replayed,
+        }[method](seconds)
+
+    def plain(self, seconds):
+        clock = time.perf_counter
+        warm, one = clock(), float("inf")
+        while clock() - warm < 0.2 * seconds or one == float("inf"):
+            start = clock()
+            self.call()
+            one = min(one, clock() - start)
+        batch = max(1, int(50e-6 / one))
+        start, samples = clock(), []
+        while clock() - start < seconds or len(samples) < 3:
+            call = clock()
+            for _ in range(batch):
+                self.call()
+            samples.append((clock() - call) * 1e6 / batch)
+        return samples
+
+    def synced(self, seconds):
+        clock = time.perf_counter
+        for call in self.calls(3):
+            call()
+        start, samples = clock(), []
+        while clock() - start < seconds or len(samples) < 5:
+            call = self.make(0)
+            synchronize()
+            one = clock()
+            results = call()
+            synchronize()
+            samples.append((clock() - one) * 1e6)
+            del results
+        return samples
+
+    def back_to_back(self, seconds):
+        clock = time.perf_counter
+        self.batch(min(max(self.sets, 3), 8))
+        n = int(min(max(BATCH_US / self.batch(3), 3), MOST_CALLS))
+        start, samples = clock(), []
+        while clock() - start < seconds or len(samples) < 3:
+            samples.append(self.batch(n))
+        return samples
+
+    def batch(self, n):
+        """The time of each of `n` calls in a row; results of as many as there are sets are kept."""
+        calls, ring = self.calls(n), [None] * self.sets
+
+        def run():
+            for i, call in enumerate(calls):
+                results = call()
+                if self.sets > 1:
+                    ring[i % self.sets] = results
+
+        return span(run) / n
+
+    def replayed(self, seconds):
+        if not self.capturable:
+            raise RuntimeError("gpu: this op cannot be captured")
+        if self.graph is None:
+            self.batch(3)
+            rounds = min(-(-GRAPH_US // (self.batch(3) * self.sets)), 64)
+            self.graph = self.capture(max(1, int(rounds)) * self.sets)
+        graph, calls = self.graph
+        one = span(graph.replay)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(1 + int(min(max(seconds * 1e6 / one, 3), 100)))]
+        graph.replay()
+        marks[0].record()
+        for mark in marks[1:]:
+            graph.replay()
+            mark.record()
+        marks[-1].synchronize()
+        return [a.elapsed_time(b) * 1e3 / calls for a, b in zip(marks, marks[1:])]
+
+    def capture(self, n):
+        calls, ring = self.calls(n), [None] * self.sets
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            for i, call in enumerate(calls):
+                ring[i % self.sets] = call()
+        return graph, n
 
 
-def op(case):
-    """The tensors that have gradients, and the function of them."""
-    name, s, d = case["op"], case["shape"], case["dtype"]
-    if name == "softmax":
-        return [noise(0, 2.0, s, d)], lambda x: torch.softmax(x, -1)
-    if name == "rms_norm":
-        return [noise(0, 1.0, s, d), noise(1, 1.0, s[-1:], d)], lambda x, w: F.rms_norm(x, (s[-1],), w, EPS)
-    if name == "silu_mul":
-        return [noise(0, 1.0, s, d), noise(1, 1.0, s, d)], lambda a, b: F.silu(a) * b
-    if name == "cross_entropy":
-        targets = torch.arange(s[0]) * 7919 % s[1]
-        return [noise(0, 2.0, s, d)], lambda x: F.cross_entropy(x, targets)
-    if name == "linear":
-        rows, inputs, outputs = s
-        w = noise(1, inputs**-0.5, (outputs, inputs), d)
-        return [noise(0, 1.0, (rows, inputs), d)], lambda x: F.linear(x, w)
-    if name == "lora_linear":
-        rows, inputs, outputs, rank = s
-        w = noise(3, inputs**-0.5, (outputs, inputs), d)
-        trained = [
-            noise(0, 1.0, (rows, inputs), d),
-            noise(1, inputs**-0.5, (rank, inputs), d),
-            noise(2, rank**-0.5, (outputs, rank), d),
-        ]
-        return trained, lambda x, a, b: F.linear(x, w) + F.linear(F.linear(x, a), b) * LORA_SCALE
-    if name == "rope":
-        cos, sin = (noise(i, 1.0, (s[2], s[3] // 2), d) for i in (1, 2))
-        cos, sin = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
-        return [noise(0, 1.0, s, d)], lambda x: rope(x, cos, sin)
-    if name == "attention":
-        qkv = [noise(i, 1.0, s, d) for i in range(3)]
-        return qkv, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    raise KeyError(f"no such case: {case}")
+def synchronize():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def span(run):
+    """The time of what `run` asks for, in µs: by the device's clock where it has one."""
+    if DEVICE == "cpu":
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e6
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    run()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) * 1e3
+
+
+def listed(results):
+    return [results] if isinstance(results, torch.Tensor) else list(results)
 
 
 def prepare(case):
-    if case["variant"] not in ("eager", "compile"):
-        raise KeyError(f"no such variant: {case['variant']}")
-    inputs, f = op(case)
-    if case["variant"] == "compile":
+    variant = case["variant"]
+    if variant not in ("eager", "compile", "liger"):
+        raise KeyError(f"no such variant: {variant}")
+    if case["op"] in ("adamw", "sample"):
+        if variant != "eager":
+            raise KeyError(f"no such case: {case}")
+        step = getattr(torch_ops, case["op"])(case, DEVICE)
+        return Prepared(1, lambda _: step)
+    inputs, f = (torch_ops.liger_op if variant == "liger" else torch_ops.op)(case, DEVICE)
+    if variant == "compile":
         f = torch.compile(f, dynamic=False)
+    capturable = not (variant == "liger" and case["op"] in UNCAPTURED)
+    sets = [inputs] + [[x.clone() for x in inputs] for _ in range(case.get("sets", 1) - 1)]
     if case["pass"] == "fwd":
 
-        def run():
-            with torch.no_grad():
-                return [f(*inputs)]
+        def forward(i):
+            def call():
+                with torch.no_grad():
+                    return listed(f(*sets[i]))
 
-        return run
-    for x in inputs:
-        x.requires_grad_()
-    y = f(*inputs)
-    g = noise(9, 1.0, list(y.shape), case["dtype"]) if y.dim() else None
+            return call
 
-    def run():
-        y = f(*inputs)
-        return [y.detach(), *torch.autograd.grad(y, inputs, g)]
+        prepared = Prepared(len(sets), forward, capturable)
+        prepared.halves = variant == "liger" and case["op"] == "rope"
+        return prepared
+    for xs in sets:
+        for x in xs:
+            x.requires_grad_()
+    y = listed(f(*inputs))[-1].detach()
+    g = torch_ops.noise(DEVICE, 9, 1.0, list(y.shape), case["dtype"]) if y.dim() else torch.ones_like(y)
+    gs = [g] + [g.clone() for _ in sets[1:]]
 
-    return run
+    def backward(i):
+        y = listed(f(*sets[i]))[-1]
+        return lambda: list(torch.autograd.grad(y, sets[i], gs[i]))
+
+    def both(i):
+        def call():
+            y = listed(f(*sets[i]))[-1]
+            return [y.detach(), *torch.autograd.grad(y, sets[i], gs[i])]
+
+        return call
+
+    return Prepared(len(sets), backward if case["pass"] == "bwd" else both, capturable)
 
 
-def measure(run, seconds):
-    """As `measure` in protocol.rs."""
-    clock = time.perf_counter
-    warm, one = clock(), float("inf")
-    while clock() - warm < 0.2 * seconds or one == float("inf"):
-        start = clock()
-        run()
-        one = min(one, clock() - start)
-    batch = max(1, int(50e-6 / one))
-    start, samples = clock(), []
-    while clock() - start < seconds or len(samples) < 3:
-        call = clock()
-        for _ in range(batch):
-            run()
-        samples.append((clock() - call) * 1e6 / batch)
-    return samples
+def drop():
+    gc.collect()
+    torch.compiler.reset()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def ceilings():
+    """What the device reaches at best: copying, and products of random matrices."""
+    source = torch.randn(1 << 30, device=DEVICE)
+    target = torch.empty_like(source)
+    best = lambda run, n: min(span(lambda: [run() for _ in range(n)]) / n for _ in range(8))
+    copied = best(lambda: target.copy_(source), 4)
+    found = {"copy": {"shape": f"{source.nbytes} bytes", "us": copied, "tb_per_s": 2 * source.nbytes / copied / 1e6}}
+    del source, target
+    for name, dtype in DTYPES.items():
+        n = 4096
+        a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
+        us = best(lambda: a @ b, 8)
+        found[f"matmul {name}"] = {"shape": f"{n}x{n}x{n}", "us": us, "tflops": 2 * n**3 / us / 1e6}
+    drop()
+    return found | {"device": torch.cuda.get_device_name()}
 
 
 def peak_bytes():
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
-
-
-class Ops:
-    def __init__(self):
-        self.cases = {}
-
-    def answer(self, request):
-        if request["op"] == "drop":
-            self.cases.clear()
-            gc.collect()
-            return {}
-        seconds = request["seconds"]
-        key = json.dumps({k: v for k, v in request.items() if k != "seconds"})
-        if key in self.cases:
-            return {"samples_us": measure(self.cases[key], seconds)}
-        run = self.cases[key] = prepare(request)
-        check = [x.double().abs().mean().item() for x in run()]
-        return {"samples_us": measure(run, seconds), "check": check}
 
 
 class Job:
@@ -229,19 +328,23 @@ class Job:
 
 
 def main():
-    ops, job = Ops(), None
-    ANSWERS.write("ready\n")
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if "op" in request:
-                answer = ops.answer(request)
-            else:
-                job = job or Job(request)
-                answer = getattr(job, request["job"])(request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        ANSWERS.write(json.dumps(answer) + "\n")
+    ops, job = Cases(prepare, drop), None
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if DEVICE == "cuda":
+        # The default stream cannot be captured.
+        torch.cuda.set_stream(torch.cuda.Stream())
+
+    def answer(request):
+        nonlocal job
+        if request.get("op") == "ceilings":
+            return ceilings()
+        if "op" in request:
+            return ops.answer(request)
+        job = job or Job(request)
+        return getattr(job, request["job"])(request)
+
+    serve(answer)
 
 
 main()

@@ -26,7 +26,7 @@ impl Jobs {
     pub fn answer(&mut self, request: &Value) -> Result<Value> {
         let dir = Path::new(request["model"].as_str().unwrap_or_default());
         let dtype = dtype(request["dtype"].as_str().unwrap_or_default())?;
-        if request["variant"] != "ours" {
+        if !matches!(request["variant"].as_str(), Some("ours" | "ours_backward")) {
             bail!("jobs: wants the variant ours, got {}", request["variant"])
         }
         match request["job"].as_str().unwrap_or_default() {

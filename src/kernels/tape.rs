@@ -24,7 +24,24 @@ struct Node {
     backward: Backward,
 }
 
-/// What happened to the tensors that have gradients.
+/// What happened to the tensors that have gradients: this crate's ops, written down while [`Tape::record`] runs.
+///
+/// Only the ops of this crate are written down: a plain Candle op on a recorded tensor ends its gradients. Backward
+/// moves gradients where Candle's adds them to zeros, and frees activations as it passes.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use metal_candle::ops::{Tape, rms_norm};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let x = Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?;
+/// let w = Tensor::new(&[1f32, 0.5], &Device::Cpu)?;
+/// let (y, tape) = Tape::record(&[&x, &w], || rms_norm(&x, &w, 1e-6))?;
+/// let gradients = tape.backward(&y, y.ones_like()?)?;
+/// assert_eq!(gradients.get(&x).map(|dx| dx.dims()), Some(x.dims()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Default)]
 pub struct Tape {
     nodes: Vec<Node>,
@@ -47,7 +64,11 @@ impl Gradients {
     }
 
     /// Adds to the gradient of a tensor.
-    pub(crate) fn add(&mut self, tensor: &Tensor, g: Tensor) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When there is one already, of another shape.
+    pub fn add(&mut self, tensor: &Tensor, g: Tensor) -> Result<()> {
         self.add_id(tensor.id(), g)
     }
 
@@ -74,6 +95,10 @@ impl Drop for Restore {
 
 impl Tape {
     /// Runs `f` on this thread and records what becomes of `leaves` and of variables.
+    ///
+    /// # Errors
+    ///
+    /// What `f` returns.
     pub fn record<R>(leaves: &[&Tensor], f: impl FnOnce() -> Result<R>) -> Result<(R, Tape)> {
         let tape = Tape { nodes: Vec::new(), tracked: leaves.iter().map(|t| t.id()).collect() };
         let restore = Restore(Some(TAPE.replace(Some(tape))));
@@ -89,6 +114,10 @@ impl Tape {
     }
 
     /// The gradients of leaves and variables, when that of `y` is `g`.
+    ///
+    /// # Errors
+    ///
+    /// When an op fails, or one has no gradient.
     pub fn backward(self, y: &Tensor, g: Tensor) -> Result<Gradients> {
         let mut gradients = Gradients::default();
         gradients.add(y, g)?;
