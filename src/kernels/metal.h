@@ -33,6 +33,8 @@ inline float warp_max(float v) { return simd_max(v); }
 // v of the lane whose number differs from this one's by `mask`, bit by bit.
 inline float warp_xor(float v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
 inline uint warp_xor(uint v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
+// A bit for each lane of the warp: whether its v holds.
+inline uint warp_ballot(bool v) { return uint(simd_vote::vote_t(simd_ballot(v))); }
 
 inline float inf32() { return INFINITY; }
 inline float nan32() { return NAN; }
