@@ -50,6 +50,8 @@ FN float warp_max(float v) {
 // v of the lane whose number differs from this one's by `mask`, bit by bit.
 FN float warp_xor(float v, uint mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 FN uint warp_xor(uint v, uint mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// A bit for each lane of the warp: whether its v holds.
+FN uint warp_ballot(bool v) { return __ballot_sync(0xffffffffu, v); }
 
 // Asks for the memory at p to be brought nearer: it will be read soon.
 template <typename E> FN void prefetch(const E* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }

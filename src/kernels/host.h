@@ -190,6 +190,12 @@ FN float warp_max(float v) {
     return m;
 }
 FN uint warp_xor(uint v, uint mask) { return host::exchange(v)[(host::current % WARP) ^ mask]; }
+FN uint warp_ballot(bool v) {
+    const uint* lane = host::exchange(v);
+    uint mask = 0;
+    for (uint i = 0; i < WARP; i++) mask |= lane[i] << i;
+    return mask;
+}
 FN float warp_xor(float v, uint mask) { return host::real(warp_xor(host::bits(v), mask)); }
 
 template <typename E> FN void prefetch(const E*) {}

@@ -33,6 +33,8 @@ inline float warp_max(float v) { return simd_max(v); }
 // v of the lane whose number differs from this one's by `mask`, bit by bit.
 inline float warp_xor(float v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
 inline uint warp_xor(uint v, uint mask) { return simd_shuffle_xor(v, ushort(mask)); }
+// A bit for each lane of the warp: whether its v holds.
+inline uint warp_ballot(bool v) { return uint(simd_vote::vote_t(simd_ballot(v))); }
 
 // Asks for the memory at p to be brought nearer; Metal has no word for it.
 template <typename E> inline void prefetch(device const E*) {}

@@ -2,8 +2,11 @@
 
 use crate::kernels::cpu::{par_rows, simd, uninit};
 use crate::kernels::element::Element;
+use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
+use crate::kernels::pieces::{self, Pieces};
 use crate::kernels::tape::apply1;
 use crate::kernels::{FusedOp, Input, for_dtype};
+use bytemuck::NoUninit;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// Dropout of probability `p`: an element is kept with probability `1 - p` and then divided by it.
@@ -31,6 +34,18 @@ simd! {
             *y = T::from_f32(if keep { x.to_f32() * scale } else { 0.0 });
         }
     }
+}
+
+static UNIT: Unit = unit!("dropout.h");
+
+/// `Dropout` of dropout.h.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    pieces: pieces::Params,
+    seed: u64,
+    threshold: u32,
+    scale: f32,
 }
 
 impl Dropout {
@@ -75,6 +90,23 @@ impl FusedOp<1> for Dropout {
         for_dtype!(Self::NAME, x.dtype(), T => Ok((super::storage(self.apply(x.slice::<T>()?, cols)), x.shape())))
     }
 
+    fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
+        x.contiguous()?;
+        let cols = super::last_dim(Self::NAME, x.dims())?;
+        let pieces = Pieces::new(x.shape().elem_count() / cols.max(1), cols, x.dtype(), &[x]);
+        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        let params = Params {
+            pieces: pieces.params(),
+            seed: self.seed,
+            threshold: self.threshold(),
+            scale: self.scale(),
+        };
+        let (types, defines) = ([("T", x.dtype())], pieces.defines());
+        let launch = pieces.launch(&UNIT, "dropout", &types, &defines);
+        gpu.launch(&launch, &mut [x.into(), (&mut y).into()], &params)?;
+        Ok(y)
+    }
+
     fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(dropout(g, *self)?)])
     }
@@ -95,5 +127,24 @@ mod tests {
         assert!(a.iter().all(|v| *v == 0.0 || (*v - 1.0 / 0.75).abs() < 1e-6));
         let column = a.iter().step_by(1 << 10).filter(|v| **v == 0.0).count();
         assert!((200..320).contains(&column), "a column of 1024 has {column} dropped");
+    }
+
+    #[cfg(feature = "host")]
+    #[test]
+    fn kernels_drop_what_the_cpu_drops() -> Result<()> {
+        use crate::kernels::with_inputs;
+        use candle_core::{DType, Device};
+        let dropout = Dropout { p: 0.3, seed: 0x1234_5678_9abc };
+        for (dtype, cols) in [(DType::F32, 4099), (DType::BF16, 64), (DType::F16, 5000)] {
+            let x = Tensor::randn(0f32, 1., (5, cols), &Device::Cpu)?.to_dtype(dtype)?;
+            let here = for_dtype!("dropout", dtype, T => {
+                Tensor::from_vec(dropout.apply(&x.flatten_all()?.to_vec1::<T>()?, cols), x.shape(), x.device())?
+            });
+            let there = with_inputs("dropout", [&x], |[x]| dropout.gpu(Gpu::Host, [x]))?.tensor();
+            let [here, there] =
+                [here, there].map(|t| t.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap());
+            assert_eq!(here, there, "{dtype:?}");
+        }
+        Ok(())
     }
 }
