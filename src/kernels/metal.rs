@@ -45,6 +45,10 @@ pub(super) fn launch(
                 let (storage, offset) = read(input)?;
                 encoder.set_input_buffer(i, Some(storage.buffer()), offset);
             }
+            Arg::Update(input) => {
+                let (storage, offset) = read(input)?;
+                encoder.set_output_buffer(i, Some(storage.buffer()), offset);
+            }
             Arg::Out(buffer) => match &buffer.storage {
                 Storage::Metal(storage) => encoder.set_output_buffer(i, Some(storage.buffer()), 0),
                 _ => bail!("{}: wants memory of the Metal device", launch.entry),
