@@ -50,7 +50,7 @@ pub(super) fn launch(
     let mut guards = Vec::with_capacity(args.len());
     for arg in args {
         let (pointer, guard) = match arg {
-            Arg::In(input) => read(input, &stream)?,
+            Arg::In(input) | Arg::Update(input) => read(input, &stream)?,
             Arg::Out(buffer) => match &mut buffer.storage {
                 Storage::Cuda(storage) => write(storage, &stream)?,
                 _ => bail!("{}: wants memory of the CUDA device", launch.entry),
@@ -112,6 +112,11 @@ fn read<'a>(input: &Input<'a>, stream: &'a CudaStream) -> Result<Pointer<'a>> {
         CudaStorageSlice::I64(slice) => at(slice, offset, stream),
         _ => bail!("{}: wants f32, f16, bf16, u32, u8 or i64, got {:?}", input.op, input.dtype()),
     }
+}
+
+/// The address of an input's first element, to be read by work on the device's stream.
+pub(super) fn address(device: &CudaDevice, input: &Input<'_>) -> Result<u64> {
+    Ok(read(input, &device.cuda_stream())?.0)
 }
 
 fn write<'a>(storage: &'a mut CudaStorage, stream: &'a CudaStream) -> Result<Pointer<'a>> {

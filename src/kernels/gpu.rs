@@ -62,6 +62,8 @@ pub(crate) struct Launch<'a> {
 pub(crate) enum Arg<'a> {
     In(Input<'a>),
     Out(&'a mut Buffer),
+    /// A tensor that is changed in place.
+    Update(Input<'a>),
     /// A pointer the kernel does not follow.
     Null,
 }
@@ -264,6 +266,23 @@ impl Gpu<'_> {
             #[cfg(feature = "host")]
             Gpu::Host => Device::Cpu,
             Gpu::None(never, _) => match never {},
+        }
+    }
+
+    /// Where an input's first element is, for kernels that follow addresses they read; none on Metal. What is there must
+    /// live until such a kernel was launched.
+    pub fn address(self, input: &Input<'_>) -> Result<Option<u64>> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => super::cuda::address(device, input).map(Some),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(_) => Ok(None),
+            #[cfg(feature = "host")]
+            Gpu::Host => super::host::address(input).map(Some),
+            Gpu::None(never, _) => {
+                let _ = input;
+                match never {}
+            }
         }
     }
 

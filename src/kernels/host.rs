@@ -98,7 +98,7 @@ pub(super) fn launch(launch: &Launch<'_>, args: &mut [Arg<'_>], params: &[u8]) -
     let mut pointers = Vec::with_capacity(args.len() + 1);
     for arg in args {
         pointers.push(match arg {
-            Arg::In(input) => read(input)?,
+            Arg::In(input) | Arg::Update(input) => read(input)?,
             Arg::Out(buffer) => write(buffer)?,
             Arg::Null => std::ptr::null_mut(),
         });
@@ -140,6 +140,11 @@ macro_rules! address {
 fn read(input: &Input<'_>) -> Result<*mut c_void> {
     let Memory::Cpu(storage) = input.memory else { bail!("{}: wants its tensors on the CPU", input.op) };
     Ok(address!(storage, input.layout.start_offset(), as_ptr))
+}
+
+/// The address of an input's first element.
+pub(super) fn address(input: &Input<'_>) -> Result<u64> {
+    Ok(read(input)? as u64)
 }
 
 fn write(buffer: &mut Buffer) -> Result<*mut c_void> {

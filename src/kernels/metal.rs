@@ -77,6 +77,10 @@ pub(super) fn launch(
                 let (storage, offset) = read(input)?;
                 encoder.set_input_buffer(i, Some(storage.buffer()), offset);
             }
+            Arg::Update(input) => {
+                let (storage, offset) = read(input)?;
+                encoder.set_output_buffer(i, Some(storage.buffer()), offset);
+            }
             Arg::Out(buffer) => encoder.set_output_buffer(i, Some(written(buffer)?.buffer()), 0),
             Arg::Null => encoder.set_input_buffer(i, None, 0),
         }

@@ -5,6 +5,7 @@
 //!
 //! An op never cuts a graph: what a variable reaches gets its gradient, or `backward` fails.
 
+pub(crate) mod adamw;
 mod attention;
 mod coverage;
 mod cross_entropy;
@@ -24,9 +25,9 @@ mod softmax;
 pub(crate) use crate::kernels::cpu::in_pool;
 pub use crate::kernels::cpu::simd_name;
 // For benchmarks of a backward pass as the trainer runs it. A plain Candle op on a recorded tensor would be a gap.
+pub use crate::kernels::gemm::fast_bf16;
 #[doc(hidden)]
 pub use crate::kernels::tape::{Gradients, Tape};
-pub use crate::kernels::gemm::fast_bf16;
 pub use attention::{Attention, Keys, attention, attention_thd};
 pub(crate) use coverage::covered;
 pub use coverage::grad_coverage;

@@ -6,7 +6,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::data::Cursor;
-use super::optim::AdamW;
+use super::optim::{AdamW, Moment};
 use super::progress::Progress;
 use crate::error::{Error, Result};
 use crate::load::safetensors::stage_views;
@@ -116,12 +116,12 @@ impl State {
         self.updates = optimizer.updates();
         atomic::replace_dir(dir, |temporary| {
             checkpoint.save(model, temporary)?;
-            let tensors = vars.iter().zip(optimizer.moments()).flat_map(|((name, var), [m, v])| {
+            let tensors = vars.iter().zip(optimizer.moments()?).flat_map(|((name, var), [m, v])| {
                 let (dims, values) = (var.dims().to_vec(), var.as_detached_tensor());
                 [
                     (format!("variable.{name}"), Saved::Tensor(values)),
-                    (format!("exp_avg.{name}"), Saved::Moment(dims.clone(), m)),
-                    (format!("exp_avg_sq.{name}"), Saved::Moment(dims, v)),
+                    (format!("exp_avg.{name}"), saved(dims.clone(), m)),
+                    (format!("exp_avg_sq.{name}"), saved(dims, v)),
                 ]
             });
             stage_views(&temporary.join(TENSORS), tensors, &[])?.commit()?;
@@ -220,6 +220,13 @@ fn sign(state: &State) -> serde_json::Result<String> {
 enum Saved<'a> {
     Tensor(Tensor),
     Moment(Vec<usize>, &'a [f32]),
+}
+
+fn saved(dims: Vec<usize>, moment: Moment<'_>) -> Saved<'_> {
+    match moment {
+        Moment::Cpu(values) => Saved::Moment(dims, values),
+        Moment::Gpu(tensor) => Saved::Tensor(tensor),
+    }
 }
 
 impl View for Saved<'_> {

@@ -16,7 +16,7 @@ use super::trainer::{Event, OnNan, Outcome, TrainOptions, check_gradients, evalu
 use crate::error::{Error, NotFinite, Result};
 use crate::load::atomic;
 use crate::models::Model;
-use candle_core::Var;
+use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -162,30 +162,28 @@ impl<'a> Run<'a> {
         let micro: Vec<Batch> = self.batches.by_ref().take(count).collect();
         let targets: usize = micro.iter().map(|b| b.target_tokens).sum();
         let mut gradients = Gradients::default();
-        let mut loss = 0f64;
+        let mut losses = Vec::with_capacity(micro.len());
+        let weight = |batch: &Batch| batch.target_tokens as f64 / targets as f64;
         for (i, batch) in micro.iter().enumerate() {
-            let weight = batch.target_tokens as f64 / targets as f64;
             let step_options = StepOptions {
                 grad_checkpoint: options.grad_checkpoint,
                 dropout_seed: Some(options.seed ^ ((step as u64) << 24 | i as u64)),
             };
-            let part = step::loss_and_gradients(
-                self.model,
-                &self.vars,
-                batch,
-                weight,
-                step_options,
-                &mut gradients,
-            )?;
-            loss += part as f64 * weight;
+            let weight = weight(batch);
+            let loss = step::backward(self.model, &self.vars, batch, weight, step_options, &mut gradients)?;
+            losses.push(loss);
+        }
+        // A loss or a norm that is not finite changes nothing. A GPU is waited for here and nowhere else.
+        let (norm, losses) =
+            self.optimizer.step_after(&losses, &self.vars, &gradients, lr, options.max_grad_norm)?;
+        self.progress.step = step;
+        let mut loss = 0f64;
+        for (i, (part, batch)) in losses.iter().zip(&micro).enumerate() {
+            loss += *part as f64 * weight(batch);
             if !loss.is_finite() {
-                self.progress.step = step;
                 return self.pass_over("loss", loss, Some(i), &micro, watch);
             }
         }
-        // A norm that is not finite changes nothing.
-        let norm = self.optimizer.step(&self.vars, &gradients, lr, options.max_grad_norm)?;
-        self.progress.step = step;
         if !norm.is_finite() {
             // Every batch is in it.
             let batch = (micro.len() == 1).then_some(0);
@@ -314,9 +312,11 @@ impl<'a> Run<'a> {
 
     /// An update can be infinite though the loss and the gradient before it were finite.
     fn must_be_finite(&self) -> Result<()> {
-        for (name, var) in &self.vars {
-            let sum = var.as_detached_tensor().sum_all()?.to_dtype(candle_core::DType::F32)?;
-            if !sum.to_scalar::<f32>()?.is_finite() {
+        let sums = self.vars.iter().map(|(_, var)| var.as_detached_tensor().sum_all()?.reshape(1));
+        let sums = sums.collect::<candle_core::Result<Vec<_>>>()?;
+        let sums = Tensor::cat(&sums, 0)?.to_vec1::<f32>()?;
+        for ((name, _), sum) in self.vars.iter().zip(sums) {
+            if !sum.is_finite() {
                 let what = format!("weights after step {}", self.progress.step);
                 let got =
                     format!("NaN or infinity in {name}; nothing was saved since: lower the learning rate");

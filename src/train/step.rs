@@ -49,6 +49,22 @@ pub fn loss_and_gradients(
     options: StepOptions,
     gradients: &mut Gradients,
 ) -> Result<f32> {
+    Ok(backward(model, vars, batch, weight, options, gradients)?.to_scalar()?)
+}
+
+/// As [`loss_and_gradients`], without waiting for a GPU to have the loss.
+///
+/// # Errors
+///
+/// As [`loss_and_gradients`].
+pub fn backward(
+    model: &Model,
+    vars: &[(String, Var)],
+    batch: &Batch,
+    weight: f64,
+    options: StepOptions,
+    gradients: &mut Gradients,
+) -> Result<Tensor> {
     in_pool(|| step(model, vars, batch, weight, options, gradients))
 }
 
@@ -59,7 +75,7 @@ fn step(
     weight: f64,
     options: StepOptions,
     gradients: &mut Gradients,
-) -> Result<f32> {
+) -> Result<Tensor> {
     let (ids, targets) = tensors(batch, model.device())?;
     let pass = Pass { gradients: true, dropout_seed: options.dropout_seed };
     let context = model.context(batch.batch, batch.seq_len, batch.keys(), pass)?;
@@ -105,7 +121,6 @@ fn step(
         }
         Ok(found.remove(leaf))
     };
-    let value = loss.to_scalar::<f32>()?;
     let seed = Tensor::new(weight as f32, model.device())?;
     let mut g = collect(tape.backward(&loss, seed)?, &x)?;
     drop(x);
@@ -123,7 +138,7 @@ fn step(
     if embedding.tracks(&embedded) {
         collect(embedding.backward(&embedded, g.ok_or_else(cut)?)?, &embedded)?;
     }
-    Ok(value)
+    Ok(loss)
 }
 
 fn cut() -> candle_core::Error {
