@@ -140,3 +140,9 @@ pub(super) fn multiprocessors(device: &CudaDevice) -> usize {
     let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     device.cuda_stream().context().attribute(attribute).map_or(1, |n| n as usize)
 }
+
+/// The most memory of a group, in bytes.
+pub(crate) fn group_memory(device: &CudaDevice) -> usize {
+    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    device.cuda_stream().context().attribute(attribute).map_or(PLAIN_SHARED, |n| n as usize)
+}

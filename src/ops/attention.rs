@@ -7,6 +7,8 @@
 //! `c tanh(s q kᵀ / c)`.
 
 mod backward;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod forward;
 #[cfg(any(feature = "metal", feature = "host"))]
 mod metal;
@@ -16,6 +18,8 @@ use crate::kernels::element::Element;
 use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply3_strided, contiguous};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
+#[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
+use candle_core::Error;
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
@@ -103,7 +107,15 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
     let rows = |t: &Tensor| {
         if t.stride().last() == Some(&1) || t.dim(D::Minus1)? == 1 { Ok(t.clone()) } else { contiguous(t) }
     };
-    let op = Op { options: options.clone(), thd, stats: OnceLock::new(), gpu_stats: OnceLock::new() };
+    let op = Op {
+        options: options.clone(),
+        thd,
+        stats: OnceLock::new(),
+        #[cfg(any(feature = "metal", feature = "host"))]
+        gpu_stats: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        saved: OnceLock::new(),
+    };
     apply3_strided(op, &rows(q)?, &rows(k)?, &rows(v)?)
 }
 
@@ -227,7 +239,10 @@ struct Op {
     /// Of each query's scores, `(B, H, Tq)`.
     stats: OnceLock<Vec<RowStats>>,
     /// The same on a GPU, `(B, H, Tq, 2)`.
+    #[cfg(any(feature = "metal", feature = "host"))]
     gpu_stats: OnceLock<Buffer>,
+    #[cfg(feature = "cuda")]
+    saved: OnceLock<cuda::Saved>,
 }
 
 impl FusedOp<3> for Op {
@@ -247,15 +262,28 @@ impl FusedOp<3> for Op {
         })
     }
 
-    #[cfg(any(feature = "metal", feature = "host"))]
-    fn gpu(&self, gpu: Gpu<'_>, [q, k, v]: [Input<'_>; 3]) -> Result<Buffer> {
-        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
-        let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, [q, k, v])?.forward()?;
-        self.gpu_stats.set(stats).ok();
-        Ok(y)
+    #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
+    fn gpu(&self, gpu: Gpu<'_>, inputs: [Input<'_>; 3]) -> Result<Buffer> {
+        match gpu {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => {
+                let (y, saved) = cuda::forward(device, &self.options, inputs, self.thd)?;
+                self.saved.set(saved).ok();
+                Ok(y)
+            }
+            #[cfg(any(feature = "metal", feature = "host"))]
+            _ => {
+                let dims = Dims::new(inputs[0].dims(), inputs[1].dims(), self.thd)?;
+                let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, inputs)?.forward()?;
+                self.gpu_stats.set(stats).ok();
+                Ok(y)
+            }
+            #[cfg(not(any(feature = "metal", feature = "host")))]
+            Gpu::None(never, _) => match never {},
+        }
     }
 
-    #[cfg(any(feature = "metal", feature = "host"))]
+    #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
     fn gpu_grad(
         &self,
         gpu: Gpu<'_>,
@@ -264,11 +292,27 @@ impl FusedOp<3> for Op {
         g: &Tensor,
         needs: [bool; 3],
     ) -> Result<[Option<Tensor>; 3]> {
-        let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
-        let Some(stats) = self.gpu_stats.get() else { bail!("attention: backward before forward") };
-        with_inputs(Self::NAME, [q, k, v, y, g], |[q, k, v, y, g]| {
-            metal::Call::new(gpu, &self.options, dims, self.thd, [q, k, v])?.gradients(y, g, stats, needs)
-        })
+        let early = || Error::Msg("attention: backward before forward".into());
+        match gpu {
+            #[cfg(feature = "cuda")]
+            Gpu::Cuda(device) => {
+                let saved = self.saved.get().ok_or_else(early)?;
+                with_inputs(Self::NAME, [q, k, v, y, g], |inputs| {
+                    cuda::backward(device, &self.options, inputs, saved, self.thd, needs)
+                })
+            }
+            #[cfg(any(feature = "metal", feature = "host"))]
+            _ => {
+                let dims = Dims::new(q.dims(), k.dims(), self.thd)?;
+                let stats = self.gpu_stats.get().ok_or_else(early)?;
+                with_inputs(Self::NAME, [q, k, v, y, g], |[q, k, v, y, g]| {
+                    metal::Call::new(gpu, &self.options, dims, self.thd, [q, k, v])?
+                        .gradients(y, g, stats, needs)
+                })
+            }
+            #[cfg(not(any(feature = "metal", feature = "host")))]
+            Gpu::None(never, _) => match never {},
+        }
     }
 
     fn cpu_grad(

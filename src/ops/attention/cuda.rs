@@ -1,0 +1,457 @@
+//! Attention on a CUDA GPU: which kernels run, in tiles of which sizes. The sizes are measured: `docs/log.md`.
+
+use super::{Attention, Dims, Keys};
+use crate::kernels::gpu::{Arg, Buffer, Gpu, Launch, Unit};
+use crate::kernels::{Held, Input, cuda};
+use bytemuck::NoUninit;
+use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
+
+/// A unit of the shared part, maybe the tiles, and the kernels.
+macro_rules! unit {
+    ($name:literal $(, $part:literal)*) => {
+        Unit {
+            name: $name,
+            text: concat!(
+                include_str!("../attention.cuda.h"),
+                $("\n#line 1 \"", $part, "\"\n", include_str!($part),)*
+                "\n#line 1 \"", $name, "\"\n",
+                include_str!($name)
+            ),
+            fast_math: false,
+        }
+    };
+}
+static FORWARD: Unit = unit!("forward.cuda.h", "tiles.cuda.h");
+static FEW: Unit = unit!("few.cuda.h", "tiles.cuda.h");
+static BACKWARD: Unit = unit!("backward.cuda.h", "tiles.cuda.h");
+static SINGLE: Unit = unit!("single.cuda.h");
+
+/// `Attention` of `attention.cuda.h`.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    q: [u64; 3],
+    k: [u64; 3],
+    v: [u64; 3],
+    y: [u64; 3],
+    dk: [u64; 3],
+    batch: i32,
+    heads: i32,
+    kv_heads: i32,
+    tq: i32,
+    tk: i32,
+    scale: f32,
+    softcap: f32,
+    causal: i32,
+    window: i32,
+    mask: i32,
+    splits: i32,
+    pad: i32,
+}
+
+/// What backward needs of forward: statistics of each query, `(B, H, Tq, 2)`, and the mask.
+pub(super) struct Saved {
+    stats: Buffer,
+    mask: Option<Tensor>,
+}
+
+const OP: &str = "attention";
+
+/// One attention on one GPU.
+struct Call<'a> {
+    gpu: Gpu<'a>,
+    dims: Dims,
+    dtype: DType,
+    /// Whether rows lie at multiples of 16 bytes.
+    aligned: bool,
+    params: Params,
+}
+
+/// How a kernel over matrix units divides its work: the constants of its header.
+#[derive(Clone, Copy)]
+struct Tiles {
+    /// Tiles of 16 rows that a warp has.
+    mi: usize,
+    warps: usize,
+    /// Rows in a tile that streams by.
+    bn: usize,
+    /// Which own operands are held in registers.
+    held: usize,
+    /// Blocks in a multiprocessor.
+    blocks: usize,
+    /// Warps that share their rows.
+    columns: usize,
+}
+
+const fn tiles(mi: usize, warps: usize, bn: usize, held: usize, blocks: usize, columns: usize) -> Tiles {
+    Tiles { mi, warps, bn, held, blocks, columns }
+}
+
+impl Tiles {
+    /// Of forward, for heads of `d` in shared memory.
+    fn forward(d: usize, limit: usize) -> Self {
+        let best = match d {
+            0..=64 => tiles(2, 4, 64, 1, 2, 1),
+            65..=128 => tiles(2, 4, 64, 0, 2, 1),
+            _ => tiles(1, 4, 64, 0, 2, 1),
+        };
+        best.within(limit, |t| t.forward_shared(d))
+    }
+
+    fn dkdv(d: usize, limit: usize) -> Self {
+        let best = match d {
+            0..=64 => tiles(2, 4, 32, 0, 2, 1),
+            65..=128 if d.is_multiple_of(32) => tiles(2, 8, 64, 0, 1, 2),
+            65..=128 => tiles(1, 8, 64, 0, 1, 1),
+            _ if d.is_multiple_of(64) => tiles(2, 8, 64, 0, 1, 4),
+            _ => tiles(1, 8, 32, 0, 1, 1),
+        };
+        best.within(limit, |t| t.dkdv_shared(d))
+    }
+
+    fn dq(d: usize, limit: usize) -> Self {
+        let best = match d {
+            0..=64 => tiles(1, 4, 32, 3, 4, 1),
+            65..=128 => tiles(2, 4, 32, 0, 2, 1),
+            _ => tiles(1, 8, 32, 1, 1, 1),
+        };
+        best.within(limit, |t| t.backward_shared(d))
+    }
+
+    /// Smaller tiles, until a group's memory holds them.
+    fn within(mut self, limit: usize, shared: impl Fn(&Self) -> usize) -> Self {
+        while shared(&self) > limit {
+            if self.bn > 16 * self.columns {
+                self.bn /= 2;
+            } else if self.warps > self.columns {
+                self.warps /= 2;
+            } else {
+                break;
+            }
+        }
+        self
+    }
+
+    /// Rows that a block has of its own.
+    fn rows(&self) -> usize {
+        16 * self.mi * self.warps / self.columns
+    }
+
+    fn forward_shared(&self, d: usize) -> usize {
+        (self.rows() + 2 * self.bn) * (d + 8) * 2
+    }
+
+    fn backward_shared(&self, d: usize) -> usize {
+        let own = if self.held == 3 && self.rows() <= 2 * self.bn { 0 } else { 2 * self.rows() };
+        (own + 4 * self.bn) * (d + 8) * 2
+    }
+
+    fn dkdv_shared(&self, d: usize) -> usize {
+        let weights = if self.columns > 1 { 2 * self.rows() * (self.bn + 8) * 2 } else { 0 };
+        self.backward_shared(d) + weights + 2 * self.bn * 24
+    }
+
+    fn defines(&self) -> [(&'static str, i64); 6] {
+        [
+            ("MI", self.mi as i64),
+            ("WARPS", self.warps as i64),
+            ("BN", self.bn as i64),
+            ("HELD", self.held as i64),
+            ("BLOCKS", self.blocks as i64),
+            ("COLUMNS", self.columns as i64),
+        ]
+    }
+}
+
+/// Strides of batch row, head and position.
+fn strides(x: Input<'_>, thd: bool) -> [u64; 3] {
+    let s = x.stride();
+    let [b, h, t] = if thd { [s[0], s[2], s[1]] } else { [s[0], s[1], s[2]] };
+    [b as u64, h as u64, t as u64]
+}
+
+/// Whether every row of `x` begins at a multiple of 16 bytes and is whole in them.
+fn aligned(x: Input<'_>) -> bool {
+    let whole = |n: usize| (n * x.dtype().size_in_bytes()).is_multiple_of(16);
+    let (dims, strides) = (x.dims(), x.stride());
+    x.first_byte().is_multiple_of(16) && whole(dims[3]) && (0..3).all(|i| dims[i] == 1 || whole(strides[i]))
+}
+
+impl<'a> Call<'a> {
+    /// `others` lie in memory as `y`, the shape of `q`, does.
+    fn new(
+        gpu: Gpu<'a>,
+        options: &Attention,
+        [q, k, v]: [Input<'_>; 3],
+        others: &[Input<'_>],
+        thd: bool,
+    ) -> Result<Self> {
+        let dims = Dims::new(q.dims(), k.dims(), thd)?;
+        let (dtype, d) = (q.dtype(), dims.d);
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) || d > 256 {
+            bail!(
+                "attention: wants f32, f16 or bf16 and heads of at most 256 on a GPU, got {dtype:?} and {d}"
+            )
+        }
+        // Of a contiguous tensor, in either layout.
+        let dense = |h: usize, t: usize| match thd {
+            true => [t * h * d, d, h * d].map(|n| n as u64),
+            false => [h * t * d, t * d, d].map(|n| n as u64),
+        };
+        let params = Params {
+            q: strides(q, thd),
+            k: strides(k, thd),
+            v: strides(v, thd),
+            y: dense(dims.h, dims.tq),
+            dk: dense(dims.hkv, dims.tk),
+            batch: dims.b as i32,
+            heads: dims.h as i32,
+            kv_heads: dims.hkv as i32,
+            tq: dims.tq as i32,
+            tk: dims.tk as i32,
+            scale: options.scale,
+            softcap: options.softcap.unwrap_or(0.0),
+            causal: options.causal as i32,
+            window: options.window.map_or(-1, |w| w.min(dims.tk) as i32),
+            mask: match options.keys {
+                Keys::All => 0,
+                Keys::Rows(_) => 1,
+                Keys::Documents(_) => 2,
+            },
+            splits: 1,
+            pad: 0,
+        };
+        let aligned = [q, k, v].iter().chain(others).all(|x| aligned(*x));
+        Ok(Call { gpu, dims, dtype, aligned, params })
+    }
+
+    /// The head size in shared memory of the kernels for half precision.
+    fn padded(&self) -> usize {
+        self.dims.d.next_multiple_of(16)
+    }
+
+    fn launch(
+        &self,
+        unit: &'static Unit,
+        entry: &'static str,
+        constants: &[(&'static str, i64)],
+        (groups, threads, shared): (usize, usize, usize),
+        args: &mut [Arg<'_>],
+    ) -> Result<()> {
+        let Params { scale, softcap, .. } = self.params;
+        let mut defines = vec![
+            ("D", self.dims.d as i64),
+            ("BF16", (self.dtype == DType::BF16) as i64),
+            ("F16", (self.dtype == DType::F16) as i64),
+            ("ALIGNED", self.aligned as i64),
+            ("CAPPED", (softcap != 0.0 || scale <= 0.0) as i64),
+        ];
+        defines.extend_from_slice(constants);
+        let groups = [groups, 1, 1];
+        let launch = Launch { unit, entry, types: &[], defines: &defines, groups, threads, shared };
+        self.gpu.launch(&launch, args, &self.params)
+    }
+
+    fn buffer(&self, shape: &[usize], dtype: DType) -> Result<Buffer> {
+        Buffer::new(self.gpu, shape, dtype)
+    }
+
+    /// Forward by a kernel that may split the keys; `blocks` without.
+    #[allow(clippy::too_many_arguments, reason = "a launch")]
+    fn split(
+        &mut self,
+        unit: &'static Unit,
+        entry: &'static str,
+        constants: &[(&'static str, i64)],
+        (blocks, threads, shared): (usize, usize, usize),
+        [q, k, v]: [Input<'_>; 3],
+        mask: Arg<'_>,
+        (y, stats): (&mut Buffer, &mut Buffer),
+    ) -> Result<()> {
+        let Dims { b, h, tq, tk, d, .. } = self.dims;
+        // Enough blocks for two on a multiprocessor, but not so many that their results take longer than their keys.
+        let splits = match tq {
+            1..=4 if tk > 512 => {
+                (2 * self.gpu.multiprocessors() / blocks).min((tk / 512).max(16)).min(tk / 128).max(1)
+            }
+            _ => 1,
+        };
+        self.params.splits = splits as i32;
+        let grid = (blocks * splits, threads, shared);
+        if splits == 1 {
+            let args =
+                &mut [q.into(), k.into(), v.into(), mask, y.into(), stats.into(), Arg::Null, Arg::Null];
+            return self.launch(unit, entry, constants, grid, args);
+        }
+        let mut parts = self.buffer(&[b * h * tq, splits, d], DType::F32)?;
+        let mut part_stats = self.buffer(&[b * h * tq, splits, 2], DType::F32)?;
+        let args = &mut [
+            q.into(),
+            k.into(),
+            v.into(),
+            mask,
+            (&mut *y).into(),
+            (&mut *stats).into(),
+            (&mut parts).into(),
+            (&mut part_stats).into(),
+        ];
+        self.launch(unit, entry, constants, grid, args)?;
+        let mut constants = constants.to_vec();
+        constants.push(("COMBINE", 1));
+        let (parts, part_stats) = (parts.input(OP), part_stats.input(OP));
+        let args = &mut [parts.into(), part_stats.into(), y.into(), stats.into()];
+        self.launch(unit, "attention_combine", &constants, (b * h * tq, 256, 0), args)
+    }
+}
+
+/// Rows of a tile of the f32 kernels, which hold `count` of them.
+fn single_rows(d: usize, count: usize, limit: usize) -> usize {
+    let shared = |rows: usize| single_shared(d, count, 2, rows);
+    [64, 32, 16].into_iter().find(|rows| shared(*rows) <= limit).unwrap_or(16)
+}
+
+/// Bytes of `count` tiles and `weights` tiles of scores.
+fn single_shared(d: usize, count: usize, weights: usize, rows: usize) -> usize {
+    4 * rows * (count * (d.next_multiple_of(32) + 4) + weights * (rows + 4))
+}
+
+/// The mask as the kernels read it: positions up to the number of keys.
+fn mask(device: &CudaDevice, options: &Attention, tk: usize) -> Result<Option<Tensor>> {
+    let mut positions: Vec<u32> = match &options.keys {
+        Keys::All => return Ok(None),
+        Keys::Rows(rows) => rows.iter().flat_map(|(from, to)| [*from, *to]).collect(),
+        Keys::Documents(starts) => starts.to_vec(),
+    };
+    positions.iter_mut().for_each(|p| *p = (*p).min(tk as u32));
+    Ok(Some(Tensor::from_slice(&positions, positions.len(), &Device::Cuda(device.clone()))?))
+}
+
+/// The output, and what backward needs.
+pub(super) fn forward(
+    device: &CudaDevice,
+    options: &Attention,
+    inputs: [Input<'_>; 3],
+    thd: bool,
+) -> Result<(Buffer, Saved)> {
+    let mut call = Call::new(Gpu::Cuda(device), options, inputs, &[], thd)?;
+    let Dims { b, h, hkv, tq, tk, d } = call.dims;
+    let limit = cuda::group_memory(device);
+    let mut y = call.buffer(inputs[0].dims(), call.dtype)?;
+    let mut stats = call.buffer(&[b, h, tq, 2], DType::F32)?;
+    let mask = mask(device, options, tk)?;
+    let held = mask.as_ref().map(Held::new);
+    let mask_arg = || Arg::from(held.as_ref().map(|mask| mask.input(OP)));
+    let group = call.dims.group() * tq;
+    if call.dtype == DType::F32 {
+        let rows = if tq <= 4 { 16 } else { single_rows(d, 2, limit) };
+        let shape = (group.div_ceil(rows) * b * hkv, 128, single_shared(d, 2, 1, rows));
+        let constants = [("TS", rows as i64), ("FORWARD", 1)];
+        let entry = "attention_forward";
+        call.split(&SINGLE, entry, &constants, shape, inputs, mask_arg(), (&mut y, &mut stats))?;
+    } else if tq <= 4 {
+        let padded = call.padded();
+        let shared = |warps: usize| (16 + 64 * warps) * (padded + 8) * 2;
+        let mut warps = if padded <= 64 { 8 } else { 4 };
+        while warps > 1 && shared(warps) > limit {
+            warps /= 2;
+        }
+        let shape = (group.div_ceil(16) * b * hkv, 32 * warps, shared(warps));
+        let constants = [("WARPS", warps as i64), ("STAGES", 2)];
+        call.split(&FEW, "attention_few", &constants, shape, inputs, mask_arg(), (&mut y, &mut stats))?;
+    } else {
+        let padded = call.padded();
+        let tiles = Tiles::forward(padded, limit);
+        let shape = (tq.div_ceil(tiles.rows()) * b * h, 32 * tiles.warps, tiles.forward_shared(padded));
+        let [q, k, v] = inputs;
+        let args = &mut [q.into(), k.into(), v.into(), mask_arg(), (&mut y).into(), (&mut stats).into()];
+        call.launch(&FORWARD, "attention_forward", &tiles.defines(), shape, args)?;
+    }
+    drop(held);
+    Ok((y, Saved { stats, mask }))
+}
+
+/// The gradients of q, k and v, as far as they are needed. The inputs are q, k, v, y, and the gradient of y.
+pub(super) fn backward(
+    device: &CudaDevice,
+    options: &Attention,
+    [q, k, v, y, g]: [Input<'_>; 5],
+    saved: &Saved,
+    thd: bool,
+    needs: [bool; 3],
+) -> Result<[Option<Tensor>; 3]> {
+    let call = Call::new(Gpu::Cuda(device), options, [q, k, v], &[y, g], thd)?;
+    y.contiguous()?;
+    g.contiguous()?;
+    let stats = saved.stats.input(OP);
+    let held = saved.mask.as_ref().map(Held::new);
+    let mask = held.as_ref().map(|mask| mask.input(OP));
+    let Dims { b, h, hkv, tq, tk, d } = call.dims;
+    let limit = cuda::group_memory(device);
+    let mut rows = call.buffer(&[b, h, tq, 4], DType::F32)?;
+    let grad = |x: Input<'_>, needed: bool| needed.then(|| call.buffer(x.dims(), call.dtype)).transpose();
+    let mut dq = grad(q, needs[0])?;
+    let keys = needs[1] || needs[2];
+    let (mut dk, mut dv) = (grad(k, keys)?, grad(v, keys)?);
+    if call.dtype == DType::F32 {
+        let tile = single_rows(d, 4, limit);
+        let constants = |entry| [("TS", tile as i64), (entry, 1)];
+        let args = &mut [y.into(), g.into(), stats.into(), (&mut rows).into()];
+        let shape = ((b * h * tq).div_ceil(4), 128, 0);
+        call.launch(&SINGLE, "attention_delta", &constants("DELTA"), shape, args)?;
+        let rows = rows.input(OP);
+        let inputs = || [q, k, v, g, rows].map(Arg::from).into_iter().chain([mask.into()]);
+        if let (Some(dk), Some(dv)) = (&mut dk, &mut dv) {
+            let shape = (tk.div_ceil(tile) * b * hkv, 128, single_shared(d, 4, 2, tile));
+            let mut args: Vec<_> = inputs().chain([dk.into(), dv.into()]).collect();
+            call.launch(&SINGLE, "attention_dkdv", &constants("DKDV"), shape, &mut args)?;
+        }
+        if let Some(dq) = &mut dq {
+            let blocks = (call.dims.group() * tq).div_ceil(tile) * b * hkv;
+            let shape = (blocks, 128, single_shared(d, 4, 1, tile));
+            let mut args: Vec<_> = inputs().chain([dq.into()]).collect();
+            call.launch(&SINGLE, "attention_dq", &constants("DQ"), shape, &mut args)?;
+        }
+    } else {
+        let padded = call.padded();
+        let tiles = Tiles::dkdv(padded, limit);
+        let constants = |tiles: Tiles, bn: usize, entry| {
+            let mut defines = tiles.defines().to_vec();
+            defines.extend([("BQ", bn as i64), (entry, 1)]);
+            defines
+        };
+        let query_tiles = tq.div_ceil(tiles.bn);
+        let mut seen = call.buffer(&[b, tq, 2], DType::U32)?;
+        let mut bounds = call.buffer(&[b, query_tiles, 4], DType::U32)?;
+        let args = &mut [
+            y.into(),
+            g.into(),
+            stats.into(),
+            mask.into(),
+            (&mut rows).into(),
+            (&mut seen).into(),
+            (&mut bounds).into(),
+        ];
+        let shape = (query_tiles * b * h, 256, 0);
+        call.launch(&BACKWARD, "attention_delta", &constants(tiles, tiles.bn, "DELTA"), shape, args)?;
+        let rows = rows.input(OP);
+        if let (Some(dk), Some(dv)) = (&mut dk, &mut dv) {
+            // Without columns, long heads take a block for each of the two: `ONE_SUM`.
+            let sums = if tiles.columns == 1 && padded > 160 { 2 } else { 1 };
+            let blocks = tk.div_ceil(tiles.rows()) * b * hkv * sums;
+            let shape = (blocks, 32 * tiles.warps, tiles.dkdv_shared(padded));
+            let inputs = [q, k, v, g, rows, seen.input(OP), bounds.input(OP)].map(Arg::from);
+            let mut args: Vec<_> = inputs.into_iter().chain([dk.into(), dv.into()]).collect();
+            call.launch(&BACKWARD, "attention_dkdv", &constants(tiles, tiles.bn, "DKDV"), shape, &mut args)?;
+        }
+        if let Some(dq) = &mut dq {
+            let tiles = Tiles::dq(padded, limit);
+            let blocks = tq.div_ceil(tiles.rows()) * b * h;
+            let shape = (blocks, 32 * tiles.warps, tiles.backward_shared(padded));
+            let inputs = [q, k, v, g, rows].map(Arg::from);
+            let mut args: Vec<_> = inputs.into_iter().chain([mask.into(), dq.into()]).collect();
+            call.launch(&BACKWARD, "attention_dq", &constants(tiles, tiles.bn, "DQ"), shape, &mut args)?;
+        }
+    }
+    let grads = [dq, dk.filter(|_| needs[1]), dv.filter(|_| needs[2])];
+    Ok(grads.map(|grad| grad.map(Buffer::tensor)))
+}
