@@ -1,7 +1,7 @@
 //! The Metal shaders, read by clang with the rules of Apple's compiler that C++ for OpenCL shares: every pointer and
 //! reference has an address space, and they do not mix. `scripts/metal.sh` runs this; it needs clang-19.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -69,6 +69,8 @@ struct Reader {
     file: String,
     /// As `#line` has it.
     place: (String, u64),
+    /// Inside of so many members that the compiler has made.
+    implicit: usize,
     functions: BTreeMap<String, String>,
     problems: Vec<String>,
     /// Sizes that clang is to compare, as `static_assert`s.
@@ -90,10 +92,18 @@ impl Reader {
     fn node(&mut self, node: &Value, function: &mut Function) {
         let Some(fields) = node.as_object() else { return };
         let kind = node["kind"].as_str().unwrap_or_default();
+        let implicit = (node["isImplicit"] == true && kind.starts_with("CXX")) as usize;
+        self.implicit += implicit;
+        self.visit(fields, kind, node, function);
+        self.implicit -= implicit;
+    }
+
+    fn visit(&mut self, fields: &Map<String, Value>, kind: &str, node: &Value, function: &mut Function) {
         for (key, value) in fields {
             if matches!(key.as_str(), "loc" | "range") {
                 self.follow(value);
-                if key == "range" && !kind.is_empty() && !self.file.ends_with("metal_stdlib") {
+                let ours = self.implicit == 0 && !self.file.ends_with("metal_stdlib");
+                if key == "range" && !kind.is_empty() && ours {
                     self.rules(kind, node, function);
                 }
             }
