@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Renders docs/benchmarks.md, and with --readme the README's table, from the newest file in benches/results."""
+"""Renders docs/benchmarks.md, and with --readme the README's tables, from benches/results: the newest file of a CPU and
+the newest of a GPU."""
 
 import argparse
 import json
@@ -7,7 +8,9 @@ import pathlib
 import tomllib
 
 import cases
+import gpu_table
 from drive import ROOT
+from markdown import digits, factor, table
 from run import row_name
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -50,7 +53,6 @@ def time(row):
     if row is None:
         return "–"
     us = median(row)
-    digits = lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}".replace(",", " ")
     text = f"{digits(us)} µs" if us < 1000 else f"{digits(us / 1e3)} ms"
     return text + (f" (off by {row['deviation']:.0%})" if "deviation" in row else "")
 
@@ -61,16 +63,6 @@ def against(ours, peer):
         return "–"
     ratio = median(peer) / median(ours)
     return factor(ratio) if ratio >= 1 else f"**{factor(ratio)}**"
-
-
-def factor(ratio):
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
-
-
-def table(head, rows):
-    """Markdown; the first column to the left, numbers to the right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def what(case, request):
@@ -145,10 +137,14 @@ def allocator_table(results):
     return table(["", *sides, "torch eager"], rows)
 
 
-def missed(results):
-    """Why a goal was missed, as benches/results/notes.toml has it: written by hand after profiling."""
+def all_notes():
+    """Why a goal was missed, by the row's name (a GPU's after `gpu: `): written by hand after profiling."""
     path = ROOT / "benches" / "results" / "notes.toml"
-    notes = tomllib.loads(path.read_text()) if path.exists() else {}
+    return tomllib.loads(path.read_text()) if path.exists() else {}
+
+
+def missed(results):
+    notes = all_notes()
     names = dict.fromkeys(name for _, reached, name in goals(results) if not reached)
     if not names:
         return "No goal was missed.\n"
@@ -234,21 +230,30 @@ def readme_table(results):
     return table(["", "metal-candle", "Candle, its best", "torch, its best", "vs Candle", "vs torch"], rows)
 
 
+def newest(of_gpu):
+    """The newest file of results of a GPU, or of a CPU, by its name."""
+    files = (ROOT / "benches" / "results").glob("*.jsonl")
+    return max((path for path in files if gpu_table.Results.is_in(path) == of_gpu), default=None)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="?", type=pathlib.Path, help="a file of run.py; the newest by its name")
+    parser.add_argument("--gpu", type=pathlib.Path, help="a file of run.py --device cuda; the newest by its name")
     parser.add_argument("--readme", action="store_true", help=f"also the part of README.md between {BEGIN} and {END}")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "benchmarks.md")
     args = parser.parse_args()
-    path = args.results or max((ROOT / "benches" / "results").glob("*.jsonl"))
+    path, gpu = args.results or newest(False), args.gpu or newest(True)
     results = Results(path)
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(page(results, path))
+    on_gpu = gpu_table.section(gpu, all_notes()) if gpu else ""
+    args.out.write_text(page(results, path) + (f"\n{on_gpu}" if on_gpu else ""))
     if args.readme:
         readme = ROOT / "README.md"
         before, rest = readme.read_text().split(BEGIN)
         _, after = rest.split(END)
-        readme.write_text(f"{before}{BEGIN}\n{setting(results)}\n\n{readme_table(results)}{END}{after}")
+        tables = f"{setting(results)}\n\n{readme_table(results)}" + (f"\n{gpu_table.readme(gpu)}" if gpu else "")
+        readme.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,10 @@
-//! CUDA: the device as the benchmark has it, its clock, its graphs, its memory.
+//! CUDA: the device's clock, its graphs, its memory.
 
 use super::measure::{Call, Make, Replay};
 use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
 use candle_core::{CudaDevice, Device, Result, bail};
 use std::time::Instant;
 use sys::CUmemPool_attribute as Attribute;
-
-/// A device whose stream can be captured: the default one cannot. Every variant of this process has it.
-pub fn device() -> Result<Device> {
-    let device = Device::new_cuda_with_stream(0)?;
-    let cuda = device.as_cuda_device()?;
-    // SAFETY: this process has one stream.
-    unsafe { cuda.disable_event_tracking() };
-    // Else each synchronisation gives freed memory back to the driver, and the next call maps it again.
-    pool(Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, Some(u64::MAX))?;
-    Ok(device)
-}
 
 /// The time that `f`'s work takes on the device, in µs.
 pub fn span(device: &Device, f: impl FnOnce() -> Result<()>) -> Result<f64> {

@@ -3,7 +3,7 @@
 mod attention;
 mod cases;
 #[cfg(feature = "cuda")]
-pub mod cuda;
+mod cuda;
 mod jobs;
 mod measure;
 mod ops;

@@ -263,7 +263,7 @@ fn op(case: &Case) -> Result<(Vec<Tensor>, Op)> {
             )
         }
         ("embedding", &[tokens, vocabulary, width]) => {
-            let ids = targets(case, tokens, vocabulary)?;
+            let ids = targets(case, tokens, vocabulary)?.to_dtype(DType::U32)?;
             (
                 vec![noise(0, 1.0, &[vocabulary, width])?],
                 match variant {
@@ -341,7 +341,7 @@ fn last(mut results: Vec<Tensor>) -> Result<Tensor> {
 }
 
 fn targets(case: &Case, rows: usize, classes: usize) -> Result<Tensor> {
-    Tensor::from_iter((0..rows).map(|i| (i * 7919 % classes) as u32), &case.device)
+    Tensor::from_iter((0..rows).map(|i| (i * 7919 % classes) as i64), &case.device)
 }
 
 pub fn absent<T>(case: &Case) -> Result<T> {
