@@ -10,7 +10,7 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
 }
 
 fn rows(data: &[f32], cols: usize, dtype: DType) -> Result<Tensor> {
-    Tensor::from_slice(data, (data.len() / cols, cols), &Device::Cpu)?.to_dtype(dtype)
+    Tensor::from_slice(data, (data.len() / cols, cols), &crate::device())?.to_dtype(dtype)
 }
 
 #[test]
@@ -36,8 +36,8 @@ fn softmax_of_extremes() -> Result<()> {
 
 #[test]
 fn softmax_over_another_dimension() -> Result<()> {
-    let x = Var::randn(0f32, 1., (3, 5, 7), &Device::Cpu)?;
-    let g = Tensor::randn(0f32, 1., (3, 5, 7), &Device::Cpu)?;
+    let x = Var::randn(0f32, 1., (3, 5, 7), &crate::device())?;
+    let g = Tensor::randn(0f32, 1., (3, 5, 7), &crate::device())?;
     for dim in 0..3 {
         let ours = ops::softmax(&x, dim)?;
         let theirs = candle_nn::ops::softmax(&x, dim)?;
@@ -52,7 +52,7 @@ fn softmax_over_another_dimension() -> Result<()> {
 #[test]
 fn norms_of_extremes() -> Result<()> {
     for dtype in DTYPES {
-        let w = Tensor::ones(3, dtype, &Device::Cpu)?;
+        let w = Tensor::ones(3, dtype, &crate::device())?;
         let x = rows(&[0., 0., 0., f32::NAN, 1., 1., 3e4, 3e4, 3e4], 3, dtype)?;
         let y = values(&ops::rms_norm(&x, &w, 1e-6)?)?;
         assert_eq!(y[..3], [0., 0., 0.]);
@@ -70,7 +70,7 @@ fn norms_of_extremes() -> Result<()> {
 fn gated_units_of_extremes() -> Result<()> {
     for dtype in DTYPES {
         let gate = Var::from_tensor(&rows(&[-6e4, -100., 0., 100., 6e4, f32::NAN], 6, dtype)?)?;
-        let up = Tensor::ones((1, 6), dtype, &Device::Cpu)?;
+        let up = Tensor::ones((1, 6), dtype, &crate::device())?;
         for f in [ops::silu_mul, ops::gelu_mul] {
             let y = f(&gate, &up)?;
             let grads = y.sum_all()?.backward()?;
@@ -89,7 +89,7 @@ fn a_fully_masked_query_gives_zeros_and_no_gradient() -> Result<()> {
         for queries in [3, 70] {
             let make = || {
                 Var::from_tensor(
-                    &Tensor::randn(0f32, 1., (2, 2, queries, 32), &Device::Cpu)?.to_dtype(dtype)?,
+                    &Tensor::randn(0f32, 1., (2, 2, queries, 32), &crate::device())?.to_dtype(dtype)?,
                 )
             };
             let [q, k, v] = [make()?, make()?, make()?];
@@ -115,9 +115,9 @@ fn packed_and_padded_attention_equals_separate() -> Result<()> {
     let (first, second) = (37usize, 90usize);
     let total = first + second;
     let starts: Vec<u32> = (0..total).map(|i| if i < first { 0 } else { first as u32 }).collect();
-    let make = |h| Var::randn(0f32, 1., (1, total, h, 16), &Device::Cpu);
+    let make = |h| Var::randn(0f32, 1., (1, total, h, 16), &crate::device());
     let (q, k, v) = (make(4)?, make(2)?, make(2)?);
-    let g = Tensor::randn(0f32, 1., (1, total, 4, 16), &Device::Cpu)?;
+    let g = Tensor::randn(0f32, 1., (1, total, 4, 16), &crate::device())?;
     let causal = Attention { scale: 0.25, causal: true, ..Default::default() };
     let packed = Attention { keys: Keys::Documents(starts.into()), ..causal.clone() };
     let whole = ops::attention_thd(&q, &k, &v, &packed)?;
@@ -140,7 +140,7 @@ fn packed_and_padded_attention_equals_separate() -> Result<()> {
     // Padding on the left: row ranges hide it.
     let pad = 11;
     let left =
-        |t: &Tensor| Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &Device::Cpu)?, t], 1);
+        |t: &Tensor| Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &crate::device())?, t], 1);
     let keys = Keys::Rows([(pad as u32, (pad + total) as u32)].into());
     let padded =
         ops::attention_thd(&left(&q)?, &left(&k)?, &left(&v)?, &Attention { keys, ..causal.clone() })?;
@@ -149,8 +149,8 @@ fn packed_and_padded_attention_equals_separate() -> Result<()> {
 
 #[test]
 fn inputs_that_do_not_fit_are_named() -> Result<()> {
-    let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
-    let w = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
+    let x = Tensor::zeros((2, 4), DType::F32, &crate::device())?;
+    let w = Tensor::zeros(3, DType::F32, &crate::device())?;
     let message = |r: Result<Tensor>| r.unwrap_err().to_string();
     assert!(
         message(ops::rms_norm(&x, &w, 1e-5)).contains("wants a weight of shape [4] for x [2, 4], got [3]")
@@ -160,12 +160,12 @@ fn inputs_that_do_not_fit_are_named() -> Result<()> {
     assert!(message(ops::cross_entropy(&x, &targets)).contains("wants targets below 4"));
     let ids = Tensor::new(&[[0u32, 9]], &Device::Cpu)?;
     assert!(message(ops::embedding(&ids, &x)).contains("wants ids below 2, got 9"));
-    let q = Tensor::zeros((1, 3, 2, 4), DType::F32, &Device::Cpu)?;
-    let k = Tensor::zeros((1, 2, 2, 4), DType::F32, &Device::Cpu)?;
+    let q = Tensor::zeros((1, 3, 2, 4), DType::F32, &crate::device())?;
+    let k = Tensor::zeros((1, 2, 2, 4), DType::F32, &crate::device())?;
     assert!(
         message(ops::attention(&q, &k, &k, &Attention::default())).contains("heads of q a multiple of k's")
     );
-    let u = Tensor::zeros((2, 4), DType::U32, &Device::Cpu)?;
+    let u = Tensor::zeros((2, 4), DType::U32, &crate::device())?;
     assert!(message(ops::softmax_last_dim(&u)).contains("wants f32, f16 or bf16, got U32"));
     Ok(())
 }
@@ -175,10 +175,10 @@ fn inputs_that_do_not_fit_are_named() -> Result<()> {
 fn lora_dropout_uses_one_mask() -> Result<()> {
     use ops::{Dropout, LoraLinear, lora_linear};
     let (m, k, n, r) = (20, 48, 24, 4);
-    let randn = |shape: (usize, usize)| Var::randn(0f32, 1., shape, &Device::Cpu);
+    let randn = |shape: (usize, usize)| Var::randn(0f32, 1., shape, &crate::device());
     let (x, a, b) = (randn((m, k))?, randn((r, k))?, randn((n, r))?);
-    let weight = Tensor::zeros((n, k), DType::F32, &Device::Cpu)?;
-    let g = Tensor::randn(0f32, 1., (m, n), &Device::Cpu)?;
+    let weight = Tensor::zeros((n, k), DType::F32, &crate::device())?;
+    let g = Tensor::randn(0f32, 1., (m, n), &crate::device())?;
     let base = LoraLinear { weight, bias: None, scale: 1.5, dropout: Some(Dropout { p: 0.4, seed: 3 }) };
     let y = lora_linear(&x, &a, &b, &base)?;
     let grads = (&y * &g)?.sum_all()?.backward()?;
@@ -197,7 +197,7 @@ fn lora_dropout_uses_one_mask() -> Result<()> {
 #[test]
 fn grad_coverage_names_the_variables_it_lacks() -> Result<()> {
     let var = |name: &str| -> Result<(String, Var)> {
-        Ok((name.into(), Var::randn(0f32, 1., (4, 4), &Device::Cpu)?))
+        Ok((name.into(), Var::randn(0f32, 1., (4, 4), &crate::device())?))
     };
     let vars = [var("reached")?, var("cut")?, var("broken")?];
     let cut = candle_nn::ops::softmax_last_dim(&vars[1].1)?;
