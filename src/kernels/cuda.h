@@ -1,7 +1,10 @@
 // The kernel dialect on CUDA: NVRTC, compiled when first used.
 // No toolkit header is included, so that a user needs only the driver and NVRTC.
 
-#define KERNEL extern "C" __global__ __launch_bounds__(GROUP_SIZE)
+#ifndef RESIDENT  // groups of a multiprocessor that registers are shared among
+#define RESIDENT 1
+#endif
+#define KERNEL extern "C" __global__ __launch_bounds__(GROUP_SIZE, RESIDENT)
 #define FN __device__ __forceinline__
 #define GLOBAL
 #define SHARED __shared__
@@ -76,26 +79,43 @@ FN float abs32(float v) { return fabsf(v); }
 FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
+// The number of the lowest bit of v that is set.
+FN uint lowest_bit(uint v) { return __ffs(v) - 1; }
 FN uint bits32(float v) { return __float_as_uint(v); }
 FN float float32(uint bits) { return __uint_as_float(bits); }
+
+// Two elements of 2 bytes, or one of 4, in a word, and element `which` of a word.
+FN uint pack(bf16, float a, float b) {
+    uint r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+FN uint pack(f16, float a, float b) {
+    uint r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+FN uint pack(float, float a, float) { return bits32(a); }
+FN float unpack(bf16, uint w, uint which) { return float32(which ? w & 0xffff0000u : w << 16); }
+FN float unpack(f16, uint w, uint which) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"((unsigned short)(which ? w >> 16 : w)));
+    return v;
+}
+FN float unpack(float, uint w, uint) { return float32(w); }
+// w, which the compiler does not know to be w: what was computed from it need not stay in registers.
+FN uint anew(uint w) {
+    asm volatile("" : "+r"(w));
+    return w;
+}
 
 // Stores 16 bytes of elements: the compiler does not always put narrower stores together.
 FN void store_16(float* p, const float* v) {
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(v[0]), "f"(v[1]),
                  "f"(v[2]), "f"(v[3]) : "memory");
 }
-FN uint pair(bf16, float a, float b) {
-    uint r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
-    return r;
-}
-FN uint pair(f16, float a, float b) {
-    uint r;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
-    return r;
-}
 template <typename E> FN void store_16(E* p, const float* v) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
-                 "r"(pair(E(), v[0], v[1])), "r"(pair(E(), v[2], v[3])), "r"(pair(E(), v[4], v[5])),
-                 "r"(pair(E(), v[6], v[7])) : "memory");
+                 "r"(pack(E(), v[0], v[1])), "r"(pack(E(), v[2], v[3])), "r"(pack(E(), v[4], v[5])),
+                 "r"(pack(E(), v[6], v[7])) : "memory");
 }

@@ -114,6 +114,12 @@ FN int row_phase(ulong row, uint n) { return ALIGNED == 1 ? int(row * n % VEC) :
 
 FN int slot(uint s, int phase) { return int((s * ROW_THREADS + thread_id() % ROW_THREADS) * VEC) - phase; }
 
+// Prefetches what this warp will `load` of a row: 64 bytes for each lane that asks.
+FN void prefetch_row(GLOBAL const T* row, int n) {
+    for (uint s = 0; s < SLOTS; s++)
+        if (thread_id() % 4 == 0 && slot(s, 0) < n) prefetch(row + slot(s, 0));
+}
+
 #endif
 
 #ifdef VEC
@@ -142,26 +148,50 @@ template <typename E> FN Vec load(GLOBAL const E* row, int i, int n, float fill)
     return x;
 }
 
-// Elements as they are stored: half the registers of a Vec.
-struct ALIGNED_16 Raw {
-    T e[VEC];
+// VEC elements as they are stored: half the registers of a Vec, where E has 2 bytes.
+template <typename E> struct Raw {
+    uint w[VEC * sizeof(E) / 4];
+};
+struct ALIGNED_16 Words {
+    uint w[4];
 };
 
-// As `load` with a fill of 0, of rows that are all aligned or none.
-FN Raw load_raw(GLOBAL const T* row, int i, int n) {
-    Raw x;
-    if (ALIGNED == 2 && i < n) {
-        x = *(GLOBAL const Raw*)(row + i);
+// As `load` with a fill of 0, without a conversion.
+template <typename E> FN Raw<E> load_raw(GLOBAL const E* row, int i, int n) {
+    Raw<E> x;
+    constexpr int PER = 4 / sizeof(E);
+    if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
+        for (int k = 0; k < VEC; k += 4 * PER) {
+            const Words words = *(GLOBAL const Words*)(row + i + k);
+            for (int j = 0; j < 4; j++) x.w[k / PER + j] = words.w[j];
+        }
     } else {
-        for (int k = 0; k < VEC; k++) x.e[k] = ALIGNED != 2 && i + k < n ? row[i + k] : T(0.0f);
+        for (int k = 0; k < VEC; k += PER) {
+            const int j = i + k, l = j + PER - 1;
+            const float a = ALIGNED != 2 && j >= 0 && j < n ? float(row[j]) : 0.0f;
+            const float b = ALIGNED != 2 && l >= 0 && l < n ? float(row[l]) : 0.0f;
+            x.w[k / PER] = pack(E(), a, b);
+        }
     }
     return x;
 }
 
-// Prefetches what this warp will `load` of a row: 64 bytes for each lane that asks.
-FN void prefetch_row(GLOBAL const T* row, int n) {
-    for (uint s = 0; s < SLOTS; s++)
-        if (thread_id() % 4 == 0 && slot(s, 0) < n) prefetch(row + slot(s, 0));
+// Elements rounded to T.
+FN Raw<T> raw(Vec v) {
+    Raw<T> x;
+    constexpr int PER = 4 / sizeof(T);
+    for (int k = 0; k < VEC; k += PER) x.w[k / PER] = pack(T(), v.v[k], v.v[k + PER - 1]);
+    return x;
+}
+
+// Element k.
+template <typename E> FN float element(THREAD_PTR(const Raw<E>) x, int k) {
+    return unpack(E(), x->w[k * sizeof(E) / 4], k * sizeof(E) / 2 % 2);
+}
+
+// The same elements, of which nothing computed before need be kept.
+template <typename E> FN void forget(THREAD_PTR(Raw<E>) x) {
+    for (uint i = 0; i < VEC * sizeof(E) / 4; i++) x->w[i] = anew(x->w[i]);
 }
 
 // As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.
@@ -169,6 +199,15 @@ template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
     if (ALIGNED == 2) return load(row, i, n, 0.0f);
     Vec x;
     for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : 0.0f;
+    return x;
+}
+
+template <typename E> FN Raw<E> load_raw_weight(GLOBAL const E* row, int i, int n) {
+    if (ALIGNED == 2) return load_raw(row, i, n);
+    const Vec v = load_weight(row, i, n);
+    Raw<E> x;
+    constexpr int PER = 4 / sizeof(E);
+    for (int k = 0; k < VEC; k += PER) x.w[k / PER] = pack(E(), v.v[k], v.v[k + PER - 1]);
     return x;
 }
 

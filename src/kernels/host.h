@@ -237,9 +237,25 @@ FN float abs32(float v) { return fabsf(v); }
 FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
+FN uint lowest_bit(uint v) { return __builtin_ctz(v); }
 FN uint bits32(float v) { return host::bits(v); }
 FN float float32(uint bits) { return host::real(bits); }
 
 template <typename E> static inline void store_16(E* p, const float* v) {
     for (uint i = 0; i < 16 / sizeof(E); i++) p[i] = E(v[i]);
 }
+
+template <typename E> static inline uint pack(E, float a, float b) {
+    const E e[2] = {E(a), E(b)};
+    uint w;
+    std::memcpy(&w, e, 4);
+    return w;
+}
+FN uint pack(float, float a, float) { return bits32(a); }
+template <typename E> static inline float unpack(E, uint w, uint which) {
+    E e[2];
+    std::memcpy(e, &w, 4);
+    return float(e[which]);
+}
+FN float unpack(float, uint w, uint) { return float32(w); }
+FN uint anew(uint w) { return w; }

@@ -56,13 +56,21 @@ inline float abs32(float v) { return fabs(v); }
 inline float max32(float a, float b) { return fmax(a, b); }
 inline float min32(float a, float b) { return fmin(a, b); }
 inline float fma32(float a, float b, float c) { return fma(a, b, c); }
+// The number of the lowest bit of v that is set.
+inline uint lowest_bit(uint v) { return ctz(v); }
 inline uint bits32(float v) { return as_type<uint>(v); }
 inline float float32(uint bits) { return as_type<float>(bits); }
+
+// Two elements of 2 bytes, or one of 4, in a word, and element `which` of a word.
+template <typename E> inline uint pack(E, float a, float b) { return as_type<uint>(vec<E, 2>(a, b)); }
+inline uint pack(float, float a, float) { return as_type<uint>(a); }
+template <typename E> inline float unpack(E, uint w, uint which) { return as_type<vec<E, 2>>(w)[which]; }
+inline float unpack(float, uint w, uint) { return as_type<float>(w); }
+// w, which the compiler does not know to be w: what was computed from it need not stay in registers.
+inline uint anew(uint w) { return w; }
 
 // Stores 16 bytes of elements.
 inline void store_16(device float* p, thread const float* v) { *(device float4*)p = float4(v[0], v[1], v[2], v[3]); }
 template <typename E> inline void store_16(device E* p, thread const float* v) {
-    typedef vec<E, 2> pair;
-    *(device uint4*)p = uint4(as_type<uint>(pair(v[0], v[1])), as_type<uint>(pair(v[2], v[3])),
-                              as_type<uint>(pair(v[4], v[5])), as_type<uint>(pair(v[6], v[7])));
+    *(device uint4*)p = uint4(pack(E(), v[0], v[1]), pack(E(), v[2], v[3]), pack(E(), v[4], v[5]), pack(E(), v[6], v[7]));
 }

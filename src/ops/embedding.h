@@ -1,5 +1,7 @@
 // Embedding:  y[i] = table[ids[i]].  An id outside the table gives a row of NaN, and no gradient.
 
+constexpr SCOPE uint AT_ONCE = 4;
+
 struct Embedding {
     Pieces pieces;
     uint count, vocabulary;
@@ -39,13 +41,20 @@ KERNEL void embedding_bwd(GLOBAL const T* g, GLOBAL const uint* ids, GLOBAL T* d
         for (int k = 0; k < VEC; k++) sum[i].v[k] = 0.0f;
     for (uint base = row; base < p.count; base += WARP) {
         uint same = warp_ballot(base + lane < p.count && ids[base + lane] == id);
-        for (uint l = 0; same != 0; l++, same >>= 1) {
-            if ((same & 1) == 0) continue;
-            GLOBAL const T* from = g + (base + l) * cols + start;
-            for (uint i = 0; i < UNROLL; i++) {
-                const Vec v = load(from, piece_slot(i), n, 0.0f);
-                for (int k = 0; k < VEC; k++) sum[i].v[k] += v.v[k];
+        while (same != 0) {
+            // Some rows at a time, so that their loads do not wait for each other.
+            Raw<T> rows[AT_ONCE][UNROLL];
+#pragma unroll
+            for (uint l = 0; l < AT_ONCE; l++) {
+                // Past the last of them, nothing is loaded.
+                GLOBAL const T* from = g + (same != 0 ? base + lowest_bit(same) : 0) * cols + start;
+                for (uint i = 0; i < UNROLL; i++) rows[l][i] = load_raw(from, piece_slot(i), same != 0 ? n : 0);
+                same &= same - 1;
             }
+#pragma unroll
+            for (uint l = 0; l < AT_ONCE; l++)
+                for (uint i = 0; i < UNROLL; i++)
+                    for (int k = 0; k < VEC; k++) sum[i].v[k] += element(rows[l] + i, k);
         }
     }
     for (uint i = 0; i < UNROLL; i++) store(d + id * cols + start, piece_slot(i), n, sum[i]);

@@ -72,14 +72,14 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
                            GLOBAL float* parts, PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
     const int n = p.cols;
-    Raw u[SLOTS];
+    Raw<T> u[SLOTS];
     Vec dw[SLOTS], db[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
         u[s] = load_raw(w, slot(s, 0), n);
         for (int k = 0; k < VEC; k++) dw[s].v[k] = db[s].v[k] = 0.0f;
     }
     for (ulong row = worker(); row < p.rows; row += workers()) {
-        Raw a[SLOTS], b[SLOTS];
+        Raw<T> a[SLOTS], b[SLOTS];
         for (uint s = 0; s < SLOTS; s++) {
             a[s] = load_raw(x + row * n, slot(s, 0), n);
             b[s] = load_raw(g + row * n, slot(s, 0), n);
@@ -92,28 +92,35 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
 
         Pair sum = {0.0f, 0.0f};
         for (uint s = 0; s < SLOTS; s++) {
+            forget(u + s);
             for (int k = 0; k < VEC; k++) {
-                sum.a += float(a[s].e[k]);
-                sum.b += float(b[s].e[k]) * float(u[s].e[k]);
+                sum.a += element(a + s, k);
+                sum.b += element(b + s, k) * element(u + s, k);
             }
         }
         sum = row_sum2(sum, scratch);
         const float mean = sum.a / n, mean_h = sum.b / n;
         sum.a = sum.b = 0.0f;
         for (uint s = 0; s < SLOTS; s++) {
+            forget(a + s);
+            forget(b + s);
+            forget(u + s);
             for (int k = 0; k < VEC; k++) {
-                const float v = slot(s, 0) + k < n ? float(a[s].e[k]) - mean : 0.0f;
+                const float v = slot(s, 0) + k < n ? element(a + s, k) - mean : 0.0f;
                 sum.a += v * v;
-                sum.b += float(b[s].e[k]) * float(u[s].e[k]) * v;
+                sum.b += element(b + s, k) * element(u + s, k) * v;
             }
         }
         sum = row_sum2(sum, scratch + 2 * MAX_WARPS);
         const float r = rsqrt32(sum.a / n + p.value), shrink = sum.b / n * r * r;
         for (uint s = 0; s < SLOTS; s++) {
+            forget(a + s);
+            forget(b + s);
+            forget(u + s);
             Vec z;
             for (int k = 0; k < VEC; k++) {
-                const float v = float(a[s].e[k]) - mean, h = float(b[s].e[k]);
-                z.v[k] = r * (h * float(u[s].e[k]) - mean_h - v * shrink);
+                const float v = element(a + s, k) - mean, h = element(b + s, k);
+                z.v[k] = r * (h * element(u + s, k) - mean_h - v * shrink);
                 if (WEIGHT) {
                     dw[s].v[k] += h * (v * r);
                     db[s].v[k] += h;

@@ -3,15 +3,16 @@
 // read again (looped).
 
 // The rest of a row whose elements are in v.
-FN void normalize(THREAD_PTR(const Vec) v, THREAD_PTR(const Vec) u, GLOBAL T* y, int phase, int n, float eps,
+FN void normalize(THREAD_PTR(Raw<T>) v, THREAD_PTR(const Raw<W>) u, GLOBAL T* y, int phase, int n, float eps,
                   SHARED_PTR(float) scratch) {
     float sum = 0.0f;
     for (uint s = 0; s < SLOTS; s++)
-        for (int k = 0; k < VEC; k++) sum += v[s].v[k] * v[s].v[k];
+        for (int k = 0; k < VEC; k++) sum += element(v + s, k) * element(v + s, k);
     const float r = rsqrt32(row_sum_once(sum, scratch) / n + eps);
     for (uint s = 0; s < SLOTS; s++) {
+        forget(v + s);
         Vec z;
-        for (int k = 0; k < VEC; k++) z.v[k] = v[s].v[k] * r * u[s].v[k];
+        for (int k = 0; k < VEC; k++) z.v[k] = element(v + s, k) * r * element(u + s, k);
         store(y, slot(s, phase), n, z);
     }
 }
@@ -22,9 +23,10 @@ KERNEL void rms_norm_fwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL T* y, PARA
     if (ROW_THREADS == 32 && row >= p.rows) return;
     const int n = p.cols, phase = row_phase(row, n);
     x += row * n;
-    Vec v[SLOTS], u[SLOTS];
-    for (uint s = 0; s < SLOTS; s++) v[s] = load(x, slot(s, phase), n, 0.0f);
-    for (uint s = 0; s < SLOTS; s++) u[s] = load_weight(w, slot(s, phase), n);
+    Raw<T> v[SLOTS];
+    Raw<W> u[SLOTS];
+    for (uint s = 0; s < SLOTS; s++) v[s] = load_raw(x, slot(s, phase), n);
+    for (uint s = 0; s < SLOTS; s++) u[s] = load_raw_weight(w, slot(s, phase), n);
     normalize(v, u, y + row * n, phase, n, p.value, scratch);
 }
 
@@ -38,14 +40,17 @@ KERNEL void add_rms_norm_fwd(GLOBAL const T* x, GLOBAL const T* residual, GLOBAL
     x += row * n;
     residual += row * n;
     sum += row * n;
-    Vec v[SLOTS], u[SLOTS];
-    for (uint s = 0; s < SLOTS; s++) v[s] = load(x, slot(s, phase), n, 0.0f);
-    for (uint s = 0; s < SLOTS; s++) u[s] = load(residual, slot(s, phase), n, 0.0f);
+    Raw<T> v[SLOTS], t[SLOTS];
+    Raw<W> u[SLOTS];
+    for (uint s = 0; s < SLOTS; s++) v[s] = load_raw(x, slot(s, phase), n);
+    for (uint s = 0; s < SLOTS; s++) t[s] = load_raw(residual, slot(s, phase), n);
+    for (uint s = 0; s < SLOTS; s++) u[s] = load_raw_weight(w, slot(s, phase), n);
     for (uint s = 0; s < SLOTS; s++) {
-        for (int k = 0; k < VEC; k++) v[s].v[k] = float(T(v[s].v[k] + u[s].v[k]));
-        store(sum, slot(s, phase), n, v[s]);
+        Vec z;
+        for (int k = 0; k < VEC; k++) z.v[k] = element(v + s, k) + element(t + s, k);
+        v[s] = raw(z);
+        store(sum, slot(s, phase), n, z);
     }
-    for (uint s = 0; s < SLOTS; s++) u[s] = load_weight(w, slot(s, phase), n);
     normalize(v, u, y + row * n, phase, n, p.value, scratch);
 }
 
@@ -101,44 +106,61 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
                          PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
     const int n = p.cols;
-    Vec u[SLOTS], dw[SLOTS];
+    Raw<T> a[SLOTS], b[SLOTS];
+    Raw<W> u[SLOTS];
+    Vec dw[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
-        u[s] = load_weight(w, slot(s, 0), n);
+        u[s] = load_raw(w, slot(s, 0), n);
         for (int k = 0; k < VEC; k++) dw[s].v[k] = 0.0f;
     }
     uint turn = 0;
     for (ulong row = worker(); row < p.rows; row += workers()) {
-        Raw a[SLOTS], b[SLOTS];
-        for (uint s = 0; s < SLOTS; s++) {
+        if (NEXT != 2 || turn == 0)
+            for (uint s = 0; s < SLOTS; s++) {
             a[s] = load_raw(x + row * n, slot(s, 0), n);
             b[s] = load_raw(g + row * n, slot(s, 0), n);
         }
         const ulong next = row + workers();
-        if (next < p.rows) {
+        if (NEXT == 1 && next < p.rows) {
             prefetch_row(x + next * n, n);
             prefetch_row(g + next * n, n);
         }
+        Raw<T> c[SLOTS], d[SLOTS];
+        if (NEXT == 2 && next < p.rows)
+            for (uint s = 0; s < SLOTS; s++) {
+                c[s] = load_raw(x + next * n, slot(s, 0), n);
+                d[s] = load_raw(g + next * n, slot(s, 0), n);
+            }
 
         Pair sum = {0.0f, 0.0f};
         for (uint s = 0; s < SLOTS; s++) {
+            forget(u + s);
             for (int k = 0; k < VEC; k++) {
-                const float v = float(a[s].e[k]);
+                const float v = element(a + s, k);
                 sum.a += v * v;
-                sum.b += float(b[s].e[k]) * u[s].v[k] * v;
+                sum.b += element(b + s, k) * element(u + s, k) * v;
             }
         }
         sum = row_sum2(sum, scratch + (turn++ & 1) * 2 * MAX_WARPS);
         // r^2 without r's rounding: in short rows the two terms nearly cancel.
         const float mean = sum.a / n + p.value, r = rsqrt32(mean), shrink = sum.b / n / mean;
         for (uint s = 0; s < SLOTS; s++) {
+            forget(a + s);
+            forget(b + s);
+            forget(u + s);
             Vec z;
             for (int k = 0; k < VEC; k++) {
-                const float v = float(a[s].e[k]), h = float(b[s].e[k]);
-                z.v[k] = r * fma32(v, -shrink, h * u[s].v[k]);
+                const float v = element(a + s, k), h = element(b + s, k);
+                z.v[k] = r * fma32(v, -shrink, h * element(u + s, k));
                 if (WEIGHT) dw[s].v[k] = fma32(h * r, v, dw[s].v[k]);
             }
             store(dx + row * n, slot(s, 0), n, z);
         }
+        if (NEXT == 2)
+            for (uint s = 0; s < SLOTS; s++) {
+                a[s] = c[s];
+                b[s] = d[s];
+            }
     }
     if (WEIGHT)
         for (uint s = 0; s < SLOTS; s++) store(parts + ulong(worker()) * n, slot(s, 0), n, dw[s]);

@@ -158,7 +158,7 @@ fn launch(
     args: &mut [Arg<'_>],
 ) -> Result<()> {
     let [a, b, c, d] = rows.defines();
-    let defines = [a, b, c, d, ("WEIGHT", weight as i64)];
+    let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("NEXT", 1)];
     let types = [("T", types[0]), ("W", types[1])];
     let mut launch = rows.launch(&UNIT, entry, &types, &defines);
     launch.groups = groups;

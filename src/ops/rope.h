@@ -42,34 +42,34 @@ KERNEL void rope(GLOBAL const T* x, GLOBAL const C* cosines, GLOBAL const C* sin
     const int first = INTERLEAVED ? 2 * at : at, first_end = INTERLEAVED ? 2 * half : half;
     const int second = INTERLEAVED ? 2 * at + VEC : at, second_end = INTERLEAVED ? 2 * half : half;
     const int shift = INTERLEAVED ? 0 : half;
-    Vec a[HEADS], b[HEADS];
+    Raw<T> a[HEADS], b[HEADS];
 #pragma unroll
     for (uint h = 0; h < HEADS; h++) {
         // A head beyond the last one is read as the last one: loads do not wait for a test.
         GLOBAL const T* from = x + (h < heads ? h : heads - 1) * p.x_head;
-        a[h] = load(from, first, first_end, 0.0f);
-        b[h] = load(from + shift, second, second_end, 0.0f);
+        a[h] = load_raw(from, first, first_end);
+        b[h] = load_raw(from + shift, second, second_end);
     }
 #pragma unroll
     for (uint h = 0; h < HEADS; h++) {
-        if (INTERLEAVED) {
-            Vec u = a[h], v = b[h];
-            for (int k = 0; k < VEC / 2; k++) {
-                a[h].v[2 * k] = u.v[2 * k] * c.v[k] - u.v[2 * k + 1] * s.v[k];
-                a[h].v[2 * k + 1] = u.v[2 * k] * s.v[k] + u.v[2 * k + 1] * c.v[k];
-                b[h].v[2 * k] = v.v[2 * k] * c.v[VEC / 2 + k] - v.v[2 * k + 1] * s.v[VEC / 2 + k];
-                b[h].v[2 * k + 1] = v.v[2 * k] * s.v[VEC / 2 + k] + v.v[2 * k + 1] * c.v[VEC / 2 + k];
-            }
-        } else {
-            for (int k = 0; k < VEC; k++) {
-                const float u = a[h].v[k], v = b[h].v[k];
-                a[h].v[k] = u * c.v[k] - v * s.v[k];
-                b[h].v[k] = u * s.v[k] + v * c.v[k];
+        Vec u, v;
+        for (int k = 0; k < VEC; k++) {
+            // Pair k, and where its parts are: element l of a or b, and its neighbour; or element k of both.
+            if (INTERLEAVED) {
+                const bool low = k < VEC / 2;
+                const int l = low ? 2 * k : 2 * k - VEC;
+                const float e = element(low ? a + h : b + h, l), f = element(low ? a + h : b + h, l + 1);
+                (low ? u : v).v[l] = e * c.v[k] - f * s.v[k];
+                (low ? u : v).v[l + 1] = e * s.v[k] + f * c.v[k];
+            } else {
+                const float e = element(a + h, k), f = element(b + h, k);
+                u.v[k] = e * c.v[k] - f * s.v[k];
+                v.v[k] = e * s.v[k] + f * c.v[k];
             }
         }
         if (h < heads) {
-            store(y + h * p.y_head, first, first_end, a[h]);
-            store(y + h * p.y_head + shift, second, second_end, b[h]);
+            store(y + h * p.y_head, first, first_end, u);
+            store(y + h * p.y_head + shift, second, second_end, v);
         }
     }
 }
