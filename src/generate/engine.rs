@@ -3,14 +3,15 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::generation::{Event, Generation};
+use super::logits::Logits;
 use super::model::CausalLm;
 use super::options::GenerateOptions;
 use super::row::Row;
+use crate::Result;
 use crate::load::Tokenizer;
-use crate::{Error, Result};
 
 /// A prompt and how it is answered.
 #[derive(Debug, Clone, Copy)]
@@ -91,9 +92,9 @@ fn run<M: CausalLm>(
     let started = Instant::now();
     let mut live: Vec<usize> = (0..rows.len()).collect();
     loop {
-        for (&i, logits) in live.iter().zip(&logits) {
+        for (place, &i) in live.iter().enumerate() {
             let row = &mut rows[i];
-            let text = row.step(logits)?;
+            let text = logits.step(place, row)?;
             row.decode_seconds = started.elapsed().as_secs_f64();
             if on_event(row.event(&text)).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -109,17 +110,24 @@ fn run<M: CausalLm>(
         }
         let next = live.iter().map(|&i| rows[i].last().id).collect();
         let ids = Tensor::from_vec(next, (live.len(), 1), model.device())?;
-        logits = read_logits(&model.forward(&ids, &mut cache)?, live.len())?;
+        let next = model.forward(&ids, &mut cache)?;
+        let mut going: Vec<&mut Row> = rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| live.binary_search(i).is_ok())
+            .map(|(_, row)| row)
+            .collect();
+        logits = Logits::read(&next, &mut going)?;
     }
 }
 
 /// The logits of each row after its prompt, and the cache.
-type Prefilled<C> = (Vec<Vec<f32>>, C);
+type Prefilled<C> = (Logits, C);
 
 /// Reads the prompts, padded on the left, a chunk at a time; none if cancelled.
 fn prefill<M: CausalLm>(
     model: &M,
-    rows: &[Row],
+    rows: &mut [Row],
     chunk: usize,
     on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Option<Prefilled<M::Cache>>> {
@@ -138,21 +146,16 @@ fn prefill<M: CausalLm>(
         let logits = model.forward(&ids.narrow(1, done, n)?.contiguous()?, &mut cache)?;
         done += n;
         // Reading the logits waits for the device: the last read belongs to the prefill's time.
-        let logits = if done == width { Some(read_logits(&logits, rows.len())?) } else { None };
+        let logits = match done == width {
+            true => Some(Logits::read(&logits, &mut rows.iter_mut().collect::<Vec<_>>())?),
+            false => None,
+        };
         if on_event(Event::Prefill { done, total: width }).is_break() {
             return Ok(None);
         }
         if let Some(logits) = logits {
             return Ok(Some((logits, cache)));
         }
-    }
-}
-
-/// Logits (rows, vocabulary) as numbers.
-fn read_logits(logits: &Tensor, rows: usize) -> Result<Vec<Vec<f32>>> {
-    match logits.dims() {
-        &[n, vocab] if n == rows && vocab > 0 => Ok(logits.to_dtype(DType::F32)?.to_vec2()?),
-        got => Err(Error::wants("logits", format!("shape [{rows}, vocabulary]"), format!("{got:?}"))),
     }
 }
 

@@ -8,6 +8,7 @@ mod conversation;
 mod engine;
 mod generation;
 mod jobs;
+mod logits;
 mod model;
 mod options;
 mod prompt_cache;

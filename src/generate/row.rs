@@ -7,6 +7,7 @@ use super::options::GenerateOptions;
 use super::sampler::{Sampled, Sampler, top_logprobs};
 use super::stop::{FinishReason, StopStrings};
 use crate::load::{DecodeStream, Tokenizer};
+use crate::ops::sample::Choice;
 use crate::{Error, Result};
 
 /// One prompt and its answer so far.
@@ -83,6 +84,17 @@ impl<'t> Row<'t> {
     pub fn step(&mut self, logits: &[f32]) -> Result<String> {
         let token = self.sampler.sample(logits, &self.tokens, self.prompt_len)?;
         self.accept(token, logits)
+    }
+
+    /// How a GPU is to choose the next token; none where the host has more to do than that.
+    pub fn choice(&mut self) -> Option<Choice> {
+        if self.options.top_logprobs > 0 { None } else { self.sampler.choice() }
+    }
+
+    /// Takes a token that a GPU has chosen; the text that became certain.
+    pub fn take(&mut self, token: Sampled) -> Result<String> {
+        self.sampler.took();
+        self.accept(token, &[])
     }
 
     /// Takes a token that was chosen by `logits`; the text that became certain.

@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::sample::Choice;
 use crate::{Error, Result};
 
 /// How tokens are chosen. The default is greedy, with every processor off.
@@ -93,6 +94,8 @@ pub struct Sampler {
     config: SamplerConfig,
     seed: u64,
     rng: ChaCha8Rng,
+    /// What a GPU was to draw with, if it has left the choice to the host.
+    drawn: Option<f64>,
     scores: Vec<f32>,
 }
 
@@ -102,7 +105,7 @@ impl Sampler {
         config.validate()?;
         // A drawn seed stays below 2^32: short enough to be typed again.
         let seed = config.seed.unwrap_or_else(|| rand::rng().random::<u32>().into());
-        Ok(Self { config, seed, rng: ChaCha8Rng::seed_from_u64(seed), scores: Vec::new() })
+        Ok(Self { config, seed, rng: ChaCha8Rng::seed_from_u64(seed), drawn: None, scores: Vec::new() })
     }
 
     /// The seed in use: the one that was configured, or the one that was drawn.
@@ -148,6 +151,31 @@ impl Sampler {
     /// A number from 0 to 1, 1 excluded.
     pub(super) fn uniform(&mut self) -> f64 {
         self.rng.random()
+    }
+
+    /// How a GPU is to choose the next token, with the number that this sampler would draw; none if there are penalties,
+    /// which the host applies. After it comes [`Sampler::took`], or [`Sampler::sample`], which then draws with the same.
+    pub(super) fn choice(&mut self) -> Option<Choice> {
+        let c = &self.config;
+        if c.changes_order() {
+            return None;
+        }
+        let (temperature, top_k, top_p, min_p) = (c.temperature, c.top_k, c.top_p, c.min_p);
+        if temperature == 0.0 {
+            return Some(Choice::greedy());
+        }
+        let uniform = self.next_uniform();
+        self.drawn = Some(uniform);
+        Some(Choice::draw(temperature, top_k, top_p, min_p, uniform))
+    }
+
+    /// A GPU has made the choice.
+    pub(super) fn took(&mut self) {
+        self.drawn = None;
+    }
+
+    fn next_uniform(&mut self) -> f64 {
+        self.drawn.take().unwrap_or_else(|| self.rng.random())
     }
 
     /// Draws from weights that need not add up to 1; none if they are all zero.
@@ -212,7 +240,7 @@ impl Sampler {
 
     fn draw(&mut self, kept: &[Candidate]) -> u32 {
         let (weights, total) = weights(kept);
-        let mut left = self.rng.random::<f64>() * total;
+        let mut left = self.next_uniform() * total;
         for (c, w) in kept.iter().zip(&weights) {
             left -= w;
             if left < 0.0 {

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 
 use super::engine::Request;
 use super::generation::{Event, Generation};
+use super::logits::Logits;
 use super::model::CausalLm;
 use super::options::GenerateOptions;
 use super::prompt_cache::PromptCache;
@@ -27,17 +28,19 @@ pub fn generate_cached<M: CausalLm>(
     mut on_event: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Generation> {
     let mut row = Row::new(model, tokenizer, 0, Request { prompt, options })?;
-    let Some(mut logits) = prefill(model, &mut row, cache, options.prefill_chunk, &mut on_event)? else {
+    let read = |logits: &Tensor, row: &mut Row| Logits::read(logits, &mut [row]);
+    let Some(mut logits) = prefill(model, &mut row, cache, options.prefill_chunk, &mut on_event, read)?
+    else {
         return Ok(row.end());
     };
     let started = Instant::now();
     loop {
-        let text = row.step(&logits)?;
+        let text = logits.step(0, &mut row)?;
         row.decode_seconds = started.elapsed().as_secs_f64();
         if on_event(row.event(&text)).is_break() || row.finish.is_some() {
             return Ok(row.end());
         }
-        logits = read(model, cache, &[row.last().id])?;
+        logits = read(&fed(model, cache, &[row.last().id], M::forward)?, &mut row)?;
     }
 }
 
@@ -59,40 +62,42 @@ pub fn read_prompt<M: CausalLm>(
             format!("fewer tokens than the model's max_position_embeddings, {context}, and at least one");
         return Err(Error::wants("prompt", wants, prompt.len().to_string()));
     }
-    Ok(match read_rest(model, cache, prompt, chunk, on_event)? {
-        Some(_) => ControlFlow::Continue(()),
-        None => ControlFlow::Break(()),
-    })
+    let read = read_rest(model, cache, prompt, chunk, on_event)?;
+    model.device().synchronize()?;
+    Ok(if read.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
 }
 
-/// The logits that follow a row's prompt; none if cancelled. The row keeps what it took.
-pub(super) fn prefill<M: CausalLm>(
+/// What `read` makes of the logits that follow a row's prompt; none if cancelled. The row keeps what it took.
+pub(super) fn prefill<M: CausalLm, R>(
     model: &M,
     row: &mut Row,
     cache: &mut PromptCache<M>,
     chunk: usize,
     on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
-) -> Result<Option<Vec<f32>>> {
+    read: impl FnOnce(&Tensor, &mut Row) -> Result<R>,
+) -> Result<Option<R>> {
     let started = Instant::now();
     row.cached = cache.keep_prefix(model, &row.tokens[..row.prompt_len - 1]);
     let logits = read_rest(model, cache, &row.tokens, chunk, on_event)?;
+    // Reading the logits waits for the device: that is the prefill's time.
+    let logits = logits.map(|logits| read(&logits, row)).transpose()?;
     row.prefill_seconds = started.elapsed().as_secs_f64();
     Ok(logits)
 }
 
-/// Reads what `cache` lacks of `tokens`, at least the last of them; the logits that follow.
+/// Reads what `cache` lacks of `tokens`, at least the last of them; the logits (1, vocabulary) that follow.
 pub(super) fn read_rest<M: CausalLm>(
     model: &M,
     cache: &mut PromptCache<M>,
     tokens: &[u32],
     chunk: usize,
     mut on_event: impl FnMut(Event) -> ControlFlow<()>,
-) -> Result<Option<Vec<f32>>> {
+) -> Result<Option<Tensor>> {
     let total = tokens.len();
     let mut done = cache.keep_prefix(model, &tokens[..total - 1]);
     loop {
         let n = chunk.max(1).min(total - done);
-        let logits = read(model, cache, &tokens[done..done + n])?;
+        let logits = fed(model, cache, &tokens[done..done + n], M::forward)?;
         done += n;
         if on_event(Event::Prefill { done, total }).is_break() {
             return Ok(None);
@@ -103,9 +108,8 @@ pub(super) fn read_rest<M: CausalLm>(
     }
 }
 
-/// Reads tokens that follow those of the cache; the logits of the last.
-fn read<M: CausalLm>(model: &M, cache: &mut PromptCache<M>, tokens: &[u32]) -> Result<Vec<f32>> {
-    let logits = fed(model, cache, tokens, M::forward)?;
+/// The logits (1, vocabulary) of one row as numbers.
+pub(super) fn numbers(logits: &Tensor) -> Result<Vec<f32>> {
     match logits.dims() {
         &[1, vocab] if vocab > 0 => Ok(logits.to_dtype(DType::F32)?.squeeze(0)?.to_vec1()?),
         got => Err(Error::wants("logits", "shape [1, vocabulary]", format!("{got:?}"))),

@@ -16,7 +16,7 @@ use super::options::GenerateOptions;
 use super::prompt_cache::PromptCache;
 use super::row::Row;
 use super::sampler::{Sampled, logprob};
-use super::single::{prefill, read_all, read_rest};
+use super::single::{numbers, prefill, read_all, read_rest};
 use crate::load::Tokenizer;
 use crate::{Error, Result};
 
@@ -84,7 +84,7 @@ impl<D: CausalLm> Draft<D> {
             let logits =
                 read_rest(&self.model, &mut self.cache, &tokens, chunk, |_| ControlFlow::Continue(()))?;
             // Both models may have more rows in the head than there are tokens.
-            let mut logits = logits.unwrap_or_default();
+            let mut logits = logits.as_ref().map_or(Ok(Vec::new()), numbers)?;
             logits.truncate(row.vocab);
             let (id, distribution) = match row.sampler.is_greedy() {
                 true => (row.sampler.sample(&logits, &tokens, row.prompt_len)?.id, Vec::new()),
@@ -122,7 +122,10 @@ pub fn generate_speculative<M: CausalLm, D: CausalLm>(
     let chunk = options.prefill_chunk;
     let mut row = Row::new(model, tokenizer, 0, Request { prompt, options })?;
     let mut drafted = Drafted::default();
-    let Some(logits) = prefill(model, &mut row, cache, chunk, &mut on_event)? else { return Ok(row.end()) };
+    let Some(logits) = prefill(model, &mut row, cache, chunk, &mut on_event, |logits, _| numbers(logits))?
+    else {
+        return Ok(row.end());
+    };
     if draft.prefill(&mut row, chunk, &mut on_event)?.is_break() {
         return Ok(row.end());
     }

@@ -5,6 +5,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::ops::kv_append::kv_append;
+
 /// Capacity is a multiple of this many positions.
 const CHUNK: usize = 64;
 
@@ -119,7 +121,10 @@ impl LayerCache {
     ///
     /// When a shape or dtype is not that of what the cache holds.
     pub fn append(&mut self, k: &Tensor, v: &Tensor, at: usize) -> Result<(Tensor, Tensor)> {
-        Ok((write(&mut self.k, k, at)?, write(&mut self.v, v, at)?))
+        let total = at + k.dim(1)?;
+        let (keys, values) = (reserve(&mut self.k, k, at)?, reserve(&mut self.v, v, at)?);
+        kv_append(&k.detach(), &v.detach(), &keys, &values, at)?;
+        Ok((keys.narrow(1, 0, total)?, values.narrow(1, 0, total)?))
     }
 
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
@@ -131,24 +136,20 @@ impl LayerCache {
     }
 }
 
-fn write(buffer: &mut Option<Tensor>, x: &Tensor, at: usize) -> Result<Tensor> {
+/// The buffer, with room for `x` at position `at`.
+fn reserve(buffer: &mut Option<Tensor>, x: &Tensor, at: usize) -> Result<Tensor> {
     let (batch, len, heads, dim) = x.dims4()?;
-    let total = at + len;
     let capacity = buffer.as_ref().map_or(Ok(0), |buffer| buffer.dim(1))?;
-    if total > capacity {
-        let room = total.max(2 * capacity).next_multiple_of(CHUNK);
-        let larger = Tensor::zeros((batch, room, heads, dim), x.dtype(), x.device())?;
-        if let Some(buffer) = buffer.as_ref().filter(|_| at > 0) {
-            larger.slice_set(&buffer.narrow(1, 0, at)?.contiguous()?, 1, 0)?;
-        }
-        *buffer = Some(larger);
-    }
     match buffer {
-        Some(buffer) => {
-            buffer.slice_set(&x.detach().contiguous()?, 1, at)?;
-            buffer.narrow(1, 0, total)
+        Some(buffer) if at + len <= capacity => Ok(buffer.clone()),
+        _ => {
+            let room = (at + len).max(2 * capacity).next_multiple_of(CHUNK);
+            let larger = Tensor::zeros((batch, room, heads, dim), x.dtype(), x.device())?;
+            if let Some(buffer) = buffer.as_ref().filter(|_| at > 0) {
+                larger.slice_set(&buffer.narrow(1, 0, at)?.contiguous()?, 1, 0)?;
+            }
+            Ok(buffer.insert(larger).clone())
         }
-        None => Ok(x.clone()),
     }
 }
 

@@ -14,12 +14,14 @@ mod dropout;
 mod embedding;
 mod gated;
 mod glue;
+pub(crate) mod kv_append;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
 mod rms_norm;
 mod rope;
+pub(crate) mod sample;
 mod softmax;
 
 pub(crate) use crate::kernels::cpu::in_pool;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::models::{ALL, CPU, directory, distance, golden, input_ids, lora, loss, model, norm, targets};
+use crate::device;
+use crate::models::{ALL, directory, distance, golden, input_ids, lora, loss, model, norm, targets};
 use crate::train::{batch, ten_steps};
 use crate::{fixture, models};
 use candle_core::{DType, Tensor};
@@ -24,7 +25,7 @@ fn variant(name: &str) -> (PathBuf, String, HashMap<String, Tensor>) {
     let dir = fixture("peft").join(name);
     let config: Value = read_json(&dir);
     let base = config["base_model_name_or_path"].as_str().unwrap().strip_prefix("models/").unwrap();
-    let computed = candle_core::safetensors::load(dir.join("golden.safetensors"), CPU).unwrap();
+    let computed = candle_core::safetensors::load(dir.join("golden.safetensors"), &device()).unwrap();
     (dir, base.to_string(), computed)
 }
 
@@ -231,14 +232,14 @@ fn a_new_dora_with_saved_modules_computes_what_the_model_did() {
             ..PeftConfig::default()
         };
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let mut model = Model::from_dir(&directory(name), dtype, CPU).unwrap();
+            let mut model = Model::from_dir(&directory(name), dtype, &device()).unwrap();
             let before = logits(&model, &ids);
             model.add_lora(&config, 0).unwrap();
             let off = norm(&(logits(&model, &ids) - &before).unwrap()) / norm(&before);
             let allowed = if dtype == DType::F32 { 1e-6 } else { 0.03 };
             assert!(off < allowed, "{name} {dtype:?}: {off}");
             for (path, lora) in model.loras() {
-                lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), CPU).unwrap()).unwrap();
+                lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), &device()).unwrap()).unwrap();
                 assert!(lora.magnitude.is_some(), "{path}");
             }
             let batch = batch(&golden).unwrap();
@@ -289,9 +290,9 @@ fn norms_are_made_anew_when_training_has_changed_the_factors() {
 fn all_that_is_wrong_with_an_adapter_is_in_one_error() {
     let (dir, ..) = variant("dora_saved");
     let file = dir.join("adapter_model.safetensors");
-    let mut tensors = candle_core::safetensors::load(&file, CPU).unwrap();
+    let mut tensors = candle_core::safetensors::load(&file, &device()).unwrap();
     let p = |name: &str| format!("base_model.model.{name}");
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, CPU).unwrap();
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device()).unwrap();
     let q = "model.layers.0.self_attn.q_proj";
     let up = "model.layers.0.mlp.up_proj";
     tensors.remove(&p(&format!("{q}.lora_magnitude_vector"))).unwrap();

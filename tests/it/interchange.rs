@@ -9,8 +9,9 @@ use metal_candle::models::fuse::{FuseOptions, fuse};
 use metal_candle::models::{Config, Model};
 use metal_candle::ops::Keys;
 
+use crate::device;
 use crate::fixture;
-use crate::models::{ALL, CPU, config, directory, distance, golden, input_ids, lora, model};
+use crate::models::{ALL, config, directory, distance, golden, input_ids, lora, model};
 
 /// `tests/fixtures/mlx`, and the model of each.
 const MLX: [(&str, &str); 4] = [("lora", "llama"), ("keys", "llama"), ("paths", "qwen3"), ("dora", "qwen2")];
@@ -33,7 +34,7 @@ fn mlx_lm_s_adapters_compute_here_what_they_compute_there() {
     let dir = tempfile::tempdir().unwrap();
     for (variant, name) in MLX {
         let theirs = fixture("mlx").join(variant);
-        let wanted = candle_core::safetensors::load(theirs.join("golden.safetensors"), CPU).unwrap();
+        let wanted = candle_core::safetensors::load(theirs.join("golden.safetensors"), &device()).unwrap();
         let ids = input_ids(&golden(name)).narrow(0, 0, 1).unwrap().narrow(1, 0, 12).unwrap();
         assert!(distance(&logits(&model(name), &ids), &wanted["logits"]) > 0.1, "{variant}");
         let adapter = adapter::read(&theirs).unwrap();
@@ -103,7 +104,7 @@ fn a_fused_model_is_the_model_with_its_adapter() {
         let ids = input_ids(&golden(name));
         let wanted = logits(&with(name, &adapter), &ids);
         let (_place, out) = fused(name, &adapter, Some(DType::F32));
-        let off = distance(&logits(&Model::from_dir(&out, DType::F32, CPU).unwrap(), &ids), &wanted);
+        let off = distance(&logits(&Model::from_dir(&out, DType::F32, &device()).unwrap(), &ids), &wanted);
         assert!(off < 1e-4, "{kind} in f32: {off}");
 
         // Stored as it was: what has no update is as it was, to the bit, in the files it was in.
@@ -119,7 +120,8 @@ fn a_fused_model_is_the_model_with_its_adapter() {
         };
         for weight in before.names() {
             assert_eq!(after.dtype(weight), before.dtype(weight), "{kind}: {weight}");
-            let same = bits(after.load(weight, CPU).unwrap()) == bits(before.load(weight, CPU).unwrap());
+            let same =
+                bits(after.load(weight, &device()).unwrap()) == bits(before.load(weight, &device()).unwrap());
             assert_eq!(same, !changed(weight), "{kind}: {weight}");
         }
         let new: Vec<_> = after.names().filter(|weight| !before.contains(weight)).collect();
@@ -176,7 +178,7 @@ fn combined_adapters_are_one_that_computes_their_sum() {
         dir = out;
     }
     let ids = input_ids(&golden("llama"));
-    let wanted = logits(&Model::from_dir(&dir, DType::F32, CPU).unwrap(), &ids);
+    let wanted = logits(&Model::from_dir(&dir, DType::F32, &device()).unwrap(), &ids);
     let sum = combine(parts()).unwrap();
     let off = distance(&logits(&with("llama", &sum), &ids), &wanted);
     assert!(off < 1e-4, "{off}");

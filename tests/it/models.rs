@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::device;
 use candle_core::{DType, Device, Tensor};
 use metal_candle::load::adapter::{self, PeftConfig};
 use metal_candle::load::{Adapter, ModelDir, TargetModules};
@@ -11,7 +12,6 @@ use metal_candle::models::{Config, Model};
 use metal_candle::nn::Pass;
 use metal_candle::ops::{CrossEntropy, Keys, linear_cross_entropy};
 
-pub const CPU: &Device = &Device::Cpu;
 pub const ALL: [&str; 8] =
     ["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
 
@@ -24,11 +24,11 @@ pub fn config(name: &str) -> Config {
 }
 
 pub fn model(name: &str) -> Model {
-    Model::from_dir(&directory(name), DType::F32, CPU).unwrap()
+    Model::from_dir(&directory(name), DType::F32, &device()).unwrap()
 }
 
 pub fn golden(name: &str) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(directory(name).join("golden.safetensors"), CPU).unwrap()
+    candle_core::safetensors::load(directory(name).join("golden.safetensors"), &device()).unwrap()
 }
 
 pub fn lora(name: &str) -> Adapter {
@@ -41,6 +41,7 @@ pub fn input_ids(golden: &HashMap<String, Tensor>) -> Tensor {
 
 pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
+    let [a, b] = [a, b].map(|x| x.to_device(&Device::Cpu).unwrap());
     let largest = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
     largest.to_scalar::<f32>().unwrap()
 }
@@ -53,7 +54,7 @@ pub fn norm(x: &Tensor) -> f32 {
 pub fn targets(labels: &Tensor) -> Tensor {
     let next = |row: Vec<i64>| row[1..].iter().copied().chain([-100]).collect::<Vec<i64>>();
     let rows: Vec<i64> = labels.to_vec2::<i64>().unwrap().into_iter().flat_map(next).collect();
-    Tensor::new(rows, CPU).unwrap()
+    Tensor::new(rows, &device()).unwrap()
 }
 
 pub fn loss(model: &Model, ids: &Tensor, targets: &Tensor) -> Tensor {
@@ -152,7 +153,7 @@ fn padded(ids: &Tensor, lens: &[usize], left: bool) -> Tensor {
         let padding = vec![0; width - len];
         if left { [&padding, &row[..len]].concat() } else { [&row[..len], &padding].concat() }
     });
-    Tensor::new(rows.collect::<Vec<_>>(), CPU).unwrap()
+    Tensor::new(rows.collect::<Vec<_>>(), &device()).unwrap()
 }
 
 #[test]
@@ -233,10 +234,10 @@ fn every_variable_gets_a_finite_gradient() {
         let all = PeftConfig { target_modules: TargetModules::AllLinear, ..PeftConfig::default() };
         with_lora.add_lora(&all, 0).unwrap();
         for (_, lora) in with_lora.loras() {
-            lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), CPU).unwrap()).unwrap();
+            lora.b.set(&Tensor::randn(0f32, 0.1, lora.b.shape(), &device()).unwrap()).unwrap();
         }
         let full = |dtype| {
-            let mut full = Model::from_dir(&directory(name), dtype, CPU).unwrap();
+            let mut full = Model::from_dir(&directory(name), dtype, &device()).unwrap();
             full.make_trainable().unwrap();
             full
         };
@@ -292,7 +293,7 @@ fn saved_tensors_load_as_the_same_model() {
         let file = tempfile::NamedTempFile::new().unwrap();
         metal_candle::load::safetensors::save(file.path(), first.named_tensors(), &[]).unwrap();
         let weights = metal_candle::load::Weights::open_file(file.path()).unwrap();
-        let again = Model::load(&first.config, &weights, DType::F32, CPU).unwrap();
+        let again = Model::load(&first.config, &weights, DType::F32, &device()).unwrap();
         let off = distance(&again.logits(&input_ids(&golden), Keys::All).unwrap(), &golden["logits"]);
         assert!(off < 1e-4, "{name}: {off}");
         let listed: Vec<String> = weights.names().map(str::to_string).collect();
@@ -309,11 +310,11 @@ fn a_bad_checkpoint_is_one_error_with_all_its_tensors() {
     let config = config("llama");
     let mut tensors: HashMap<String, Tensor> = model("llama").named_tensors().into_iter().collect();
     tensors.remove("model.layers.1.mlp.up_proj.weight");
-    tensors.insert("model.norm.weight".into(), Tensor::zeros(31, DType::F32, CPU).unwrap());
+    tensors.insert("model.norm.weight".into(), Tensor::zeros(31, DType::F32, &device()).unwrap());
     let file = tempfile::NamedTempFile::new().unwrap();
     metal_candle::load::safetensors::save(file.path(), tensors, &[]).unwrap();
     let weights = metal_candle::load::Weights::open_file(file.path()).unwrap();
-    let error = Model::load(&config, &weights, DType::F32, CPU).unwrap_err().to_string();
+    let error = Model::load(&config, &weights, DType::F32, &device()).unwrap_err().to_string();
     assert!(error.contains("2 tensor problem(s)"), "{error}");
     assert!(error.contains("model.layers.1.mlp.up_proj.weight: wants shape [56, 32]"), "{error}");
     assert!(error.contains("model.norm.weight: wants shape [32], got [31]"), "{error}");
@@ -334,7 +335,7 @@ fn a_multimodal_checkpoint_gives_its_text_model() {
         let file = tempfile::NamedTempFile::new().unwrap();
         metal_candle::load::safetensors::save(file.path(), tensors, &[]).unwrap();
         let weights = metal_candle::load::Weights::open_file(file.path()).unwrap();
-        let model = Model::load(&config, &weights, DType::F32, CPU).unwrap();
+        let model = Model::load(&config, &weights, DType::F32, &device()).unwrap();
         assert!(distance(&model.logits(&input_ids(&golden), Keys::All).unwrap(), &golden["logits"]) < 1e-4);
         assert_eq!(model.linears()[0].0, "model.language_model.layers.0.self_attn.q_proj");
     }
@@ -347,7 +348,7 @@ fn half_precision_stays_near_and_keeps_gradients() {
         let ids = input_ids(&golden);
         let spread = norm(&golden["lora_logits"]);
         for dtype in [DType::BF16, DType::F16] {
-            let mut model = Model::from_dir(&directory(name), dtype, CPU).unwrap();
+            let mut model = Model::from_dir(&directory(name), dtype, &device()).unwrap();
             model.load_lora(&lora(name)).unwrap();
             let off =
                 norm(&(model.logits(&ids, Keys::All).unwrap() - &golden["lora_logits"]).unwrap()) / spread;
@@ -366,9 +367,9 @@ fn half_precision_stays_near_and_keeps_gradients() {
 #[test]
 fn a_new_model_is_seeded_and_learns_from_its_start() {
     let config = config("qwen3");
-    let first = Model::init(&config, DType::F32, CPU, 7).unwrap();
-    let again = Model::init(&config, DType::F32, CPU, 7).unwrap();
-    let other = Model::init(&config, DType::F32, CPU, 8).unwrap();
+    let first = Model::init(&config, DType::F32, &device(), 7).unwrap();
+    let again = Model::init(&config, DType::F32, &device(), 7).unwrap();
+    let other = Model::init(&config, DType::F32, &device(), 8).unwrap();
     let head = |model: &Model| model.head().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(head(&first), head(&again));
     assert_ne!(head(&first), head(&other));
@@ -387,7 +388,7 @@ fn a_new_model_is_seeded_and_learns_from_its_start() {
 fn bad_inputs_are_errors_and_leave_the_cache_as_it_was() {
     let model = model("llama");
     let mut cache = model.cache(&[0]);
-    let ids = |ids: &[u32]| Tensor::new(ids, CPU).unwrap().unsqueeze(0).unwrap();
+    let ids = |ids: &[u32]| Tensor::new(ids, &device()).unwrap().unsqueeze(0).unwrap();
     model.forward(&ids(&[1, 2]), &mut cache).unwrap();
     let want =
         model.logits(&ids(&[1, 2, 3]), Keys::All).unwrap().narrow(1, 2, 1).unwrap().squeeze(1).unwrap();
@@ -404,7 +405,7 @@ fn inference_keeps_no_graph() {
     let mut model = model("qwen3");
     model.make_trainable().unwrap();
     model.add_lora(&PeftConfig::default(), 0).unwrap();
-    let ids = Tensor::new(&[[1u32, 2, 3]], CPU).unwrap();
+    let ids = Tensor::new(&[[1u32, 2, 3]], &device()).unwrap();
     assert!(!model.logits(&ids, Keys::All).unwrap().track_op());
     assert!(!model.forward(&ids, &mut model.cache(&[0])).unwrap().track_op());
 }

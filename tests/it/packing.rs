@@ -2,7 +2,7 @@
 
 use crate::fixture;
 use crate::train::MODELS;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use metal_candle::Result;
 use metal_candle::load::adapter;
 use metal_candle::models::Model;
@@ -29,7 +29,7 @@ fn ragged(vocab: u32, rows: usize, longest: usize) -> Dataset {
 fn packed_rows_have_the_losses_and_gradients_of_separate_ones() -> Result<()> {
     for name in MODELS {
         let dir = fixture(&format!("models/{name}"));
-        let mut model = Model::from_dir(&dir, DType::F32, &Device::Cpu)?;
+        let mut model = Model::from_dir(&dir, DType::F32, &crate::device())?;
         model.load_lora(&adapter::read(&dir.join("adapter"))?)?;
         let vars = model.trainable();
         // LongRoPE's frequencies follow from the longest row of a batch, packed or not: here all are short.

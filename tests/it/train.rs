@@ -1,6 +1,6 @@
 //! Training against the real packages and against itself.
 
-use crate::fixture;
+use crate::{device, fixture};
 use candle_core::{DType, Device, Tensor};
 use metal_candle::load::{ModelDir, PeftConfig, adapter};
 use metal_candle::models::Model;
@@ -22,10 +22,14 @@ pub const MODELS: &[&str] =
 
 /// A model of the fixtures with its adapter, and the batch and numbers that transformers and peft gave.
 fn golden(name: &str) -> Result<(Model, Batch, HashMap<String, Tensor>)> {
+    golden_on(&device(), DType::F32, name)
+}
+
+fn golden_on(device: &Device, dtype: DType, name: &str) -> Result<(Model, Batch, HashMap<String, Tensor>)> {
     let dir = fixture(&format!("models/{name}"));
-    let mut model = Model::from_dir(&dir, DType::F32, &Device::Cpu)?;
+    let mut model = Model::from_dir(&dir, dtype, device)?;
     model.load_lora(&adapter::read(&dir.join("adapter"))?)?;
-    let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu)?;
+    let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), device)?;
     let batch = batch(&golden)?;
     Ok((model, batch, golden))
 }
@@ -56,11 +60,15 @@ fn ten_losses(name: &str, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)>
 
 /// The losses of ten steps and their gradient norms.
 pub fn ten_steps(model: &Model, batch: &Batch, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)> {
+    steps(10, model, batch, grad_checkpoint)
+}
+
+fn steps(count: usize, model: &Model, batch: &Batch, grad_checkpoint: bool) -> Result<(Vec<f32>, Vec<f32>)> {
     let vars = model.trainable();
     let mut optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
     let options = StepOptions { grad_checkpoint, dropout_seed: None };
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
-    for _ in 0..10 {
+    for _ in 0..count {
         let mut gradients = Gradients::default();
         losses.push(loss_and_gradients(model, &vars, batch, 1.0, options, &mut gradients)?);
         norms.push(optimizer.step(&vars, &gradients, 1e-2, Some(1.0))? as f32);
@@ -108,6 +116,27 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
+/// A GPU's run is the CPU's: each loss is within the rounding of what is computed in.
+#[test]
+fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
+    let device = device();
+    for (dtype, rounding) in [(DType::F32, 2f32.powi(-14)), (DType::BF16, 2f32.powi(-6))] {
+        for name in MODELS.iter().filter(|_| !device.is_cpu()) {
+            let run = |device: &Device| -> Result<Vec<f32>> {
+                let (model, batch, _) = golden_on(device, dtype, name)?;
+                Ok(steps(20, &model, &batch, false)?.0)
+            };
+            let (ours, theirs) = (run(&device)?, run(&Device::Cpu)?);
+            println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let apart = (ours - theirs).abs() / theirs.max(1.0);
+                assert!(apart < rounding, "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The trainer's tape and Candle's autograd run the same gradients in another order.
 #[test]
 fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
@@ -117,8 +146,8 @@ fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
         let mut gradients = Gradients::default();
         loss_and_gradients(&model, &vars, &batch, 1.0, StepOptions::default(), &mut gradients)?;
 
-        let ids = Tensor::from_slice(&batch.input_ids, (batch.batch, batch.seq_len), &Device::Cpu)?;
-        let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), &Device::Cpu)?;
+        let ids = Tensor::from_slice(&batch.input_ids, (batch.batch, batch.seq_len), &device())?;
+        let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), &device())?;
         let pass = Pass { gradients: true, dropout_seed: None };
         let context = model.context(batch.batch, batch.seq_len, Keys::All, pass)?;
         let hidden = model.hidden(&ids, &context)?.flatten_to(1)?;
@@ -147,7 +176,7 @@ fn a_seed_fixes_every_loss() -> Result<()> {
             (source.tokenizer()?, tempfile::tempdir().map_err(Error::io("temporary directory"))?);
         let encoder = ModelEncoder::new(&tokenizer, None);
         let splits = data::split(Path::new("rows"), &rows, &data::Options::default(), &encoder)?;
-        let mut model = Model::open(&source, DType::BF16, &Device::Cpu)?;
+        let mut model = Model::open(&source, DType::BF16, &device())?;
         let lora = PeftConfig { r: 4, lora_dropout: 0.2, ..PeftConfig::default() };
         model.add_lora(&lora, seed)?;
         let options = TrainOptions {

@@ -4,7 +4,7 @@ use super::*;
 use crate::generate::SamplerConfig;
 use crate::generate::{FinishReason, StoppedBy};
 use crate::models::Model;
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 /// A model whose logits are a function of all tokens of a row: what the cache loses changes the answer.
 struct Toy {

@@ -183,3 +183,135 @@ fn the_repetition_context_can_be_short() {
     assert_eq!(sampler.sample(&[3.0, 2.0], &[0, 1], 2).unwrap().id, 0, "token 0 is out of the context");
     assert_eq!(sampler.sample(&[3.0, 2.0], &[1, 0], 2).unwrap().id, 1);
 }
+
+mod on_a_gpu {
+    use super::*;
+    use crate::ops::sample::sample;
+    use candle_core::Tensor;
+
+    /// What the device of `METAL_CANDLE_TEST_DEVICE` chooses for each row; none if it is the CPU.
+    fn choose(rows: &[Vec<f32>], samplers: &mut [Sampler]) -> Option<Vec<Option<(u32, f32)>>> {
+        let name = std::env::var("METAL_CANDLE_TEST_DEVICE").unwrap_or("cpu".into());
+        let device = crate::device::named(&name).unwrap();
+        let logits = Tensor::new(rows.to_vec(), &device).unwrap();
+        let choices: Vec<Choice> = samplers.iter_mut().map(|s| s.choice().unwrap()).collect();
+        sample(&logits, &choices).unwrap()
+    }
+
+    /// What the CPU chooses when it draws with `uniform` and cuts at `top_p`.
+    fn cpu(config: &SamplerConfig, logits: &[f32], uniform: f64, top_p: f32) -> Sampled {
+        let mut sampler = Sampler::new(SamplerConfig { top_p, ..config.clone() }).unwrap();
+        sampler.drawn = Some(uniform);
+        sampler.sample(logits, &[], 0).unwrap()
+    }
+
+    fn configs() -> Vec<SamplerConfig> {
+        let mut all = Vec::new();
+        for temperature in [0.0, 0.2, 1.0, 3.0] {
+            for (top_k, top_p, min_p) in [
+                (0, 1.0, 0.0),
+                (0, 1.0, 0.1),
+                (1, 1.0, 0.0),
+                (20, 1.0, 0.0),
+                (20, 0.9, 0.02),
+                (0, 0.5, 0.0),
+                (0, 0.0, 0.0),
+                (300, 0.95, 0.0),
+            ] {
+                all.push(SamplerConfig { temperature, top_k, top_p, min_p, ..config() });
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_cpu() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (mut compared, mut left, mut moved) = (0, 0, 0);
+        for vocab in [1, 2, 37, 1000, 4099, 20_000] {
+            for quantum in [0.0, 0.5, 4.0f32] {
+                let configs = configs();
+                let row = |_| -> Vec<f32> {
+                    let value = |rng: &mut ChaCha8Rng| {
+                        let bell: f32 = (0..6).map(|_| rng.random_range(-1.5f32..1.5)).sum();
+                        if quantum > 0.0 { (bell / quantum).round() * quantum } else { bell * 2.0 }
+                    };
+                    let out = |x: f32, i: usize| if i % 5 == 4 { f32::NEG_INFINITY } else { x };
+                    (0..vocab).map(|i| out(value(&mut rng), i)).collect()
+                };
+                let rows: Vec<Vec<f32>> = configs.iter().map(row).collect();
+                let mut samplers: Vec<Sampler> =
+                    configs.iter().map(|config| Sampler::new(config.clone()).unwrap()).collect();
+                // Not all with the same number.
+                for (i, sampler) in samplers.iter_mut().enumerate() {
+                    (0..i).for_each(|_| {
+                        sampler.uniform();
+                    });
+                }
+                let Some(chosen) = choose(&rows, &mut samplers) else { return };
+                for (((config, logits), sampler), token) in
+                    configs.iter().zip(&rows).zip(&samplers).zip(chosen)
+                {
+                    let Some((id, logprob)) = token else {
+                        // Only where too many tokens compete.
+                        assert!((config.top_k > 0 || config.top_p < 1.0) && config.top_k != 1, "{config:?}");
+                        left += 1;
+                        continue;
+                    };
+                    compared += 1;
+                    let uniform = sampler.drawn.unwrap_or(0.5);
+                    let exact = cpu(config, logits, uniform, config.top_p);
+                    let what =
+                        format!("{config:?} of {vocab} by {quantum}, {uniform}: {id}, not {}", exact.id);
+                    let wanted = logprob_of(logits, id);
+                    assert!((logprob - wanted).abs() < 1e-4, "{what}: {logprob}, not {wanted}");
+                    if id != exact.id {
+                        // At the edge of a token, or of what top-p keeps, rounding decides.
+                        moved += 1;
+                        let near = [-1e-5, 0.0, 1e-5];
+                        let near_p = near.map(|d| (config.top_p + d as f32).clamp(0.0, 1.0));
+                        let edges = near.iter().flat_map(|d| near_p.map(|p| (uniform + d, p)));
+                        let mut ids = edges.map(|(u, p)| cpu(config, logits, u.clamp(0.0, 1.0), p).id);
+                        assert!(config.temperature > 0.0 && ids.any(|near| near == id), "{what}");
+                    }
+                }
+            }
+        }
+        assert!(compared > 400 && left < compared / 4 && moved < compared / 50, "{compared} {left} {moved}");
+    }
+
+    fn logprob_of(logits: &[f32], id: u32) -> f32 {
+        super::super::logprob(logits, id).unwrap()
+    }
+
+    #[test]
+    fn ties_go_as_on_the_cpu_and_bad_logits_are_left_to_it() {
+        let (inf, k) = (f32::INFINITY, |top_k| SamplerConfig { top_k, ..config() });
+        let p = |top_p| SamplerConfig { top_p, ..config() };
+        let greedy = SamplerConfig { temperature: 0.0, ..config() };
+        // The k-th is tied with those that follow it: all of them stay. Top-p takes the lowest ids of a tie.
+        let tied = vec![2.0, 1.0, 1.0, 1.0, -9.0, 1.0, -inf, 2.0];
+        let cases: Vec<(SamplerConfig, Vec<f32>)> = vec![
+            (greedy.clone(), tied.clone()),
+            (k(3), tied.clone()),
+            (k(1), tied.clone()),
+            (p(0.6), tied.clone()),
+            (p(0.75), tied.clone()),
+            (SamplerConfig { min_p: 0.5, ..config() }, tied.clone()),
+            (greedy.clone(), vec![0.0, f32::NAN, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            (k(2), vec![0.0, inf, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            (greedy, vec![-inf; 8]),
+        ];
+        for u in (0..50).map(|i| (i as f64 + 0.37) / 50.) {
+            let mut samplers: Vec<Sampler> =
+                cases.iter().map(|(config, _)| Sampler::new(config.clone()).unwrap()).collect();
+            samplers.iter_mut().for_each(|sampler| sampler.drawn = Some(u));
+            let rows: Vec<Vec<f32>> = cases.iter().map(|(_, row)| row.clone()).collect();
+            let Some(chosen) = choose(&rows, &mut samplers) else { return };
+            for ((config, row), token) in cases.iter().zip(&chosen).take(6) {
+                assert_eq!(token.unwrap().0, cpu(config, row, u, config.top_p).id, "{config:?} {u}");
+            }
+            assert_eq!(chosen[6..], [None; 3]);
+        }
+    }
+}
