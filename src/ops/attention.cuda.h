@@ -16,9 +16,7 @@ typedef float Element;
 #endif
 
 #define DEVICE __device__ __forceinline__
-#ifndef INFINITY
-#define INFINITY __int_as_float(0x7f800000)
-#endif
+#define INFINITY inf32()
 
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr int NONE = 0x7fffffff;
@@ -121,11 +119,6 @@ DEVICE Element from_float(float v) {
 #else
     return v;
 #endif
-}
-DEVICE float exp2_fast(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
 }
 // c tanh(x / c) of x = scale * v, or x without a cap. `bend` becomes the derivative of the cap.
 DEVICE float cap_score(const Attention& p, float v, float& bend) {

@@ -272,7 +272,7 @@ impl<'a> Call<'a> {
         // Enough blocks for two on a multiprocessor, but not so many that their results take longer than their keys.
         let splits = match tq {
             1..=4 if tk > 512 => {
-                (2 * self.gpu.multiprocessors() / blocks).min((tk / 512).max(16)).min(tk / 128).max(1)
+                (2 * self.gpu.multiprocessors() / blocks.max(1)).min((tk / 512).max(16)).min(tk / 128).max(1)
             }
             _ => 1,
         };
