@@ -158,12 +158,14 @@ pub fn cuda_gpus() -> Result<Vec<CudaGpu>> {
 
 /// What a device is called: `CPU`, or the name of a GPU with its number.
 pub fn name(device: &Device) -> String {
+    #[cfg(feature = "metal")]
+    use objc2_metal::MTLDevice as _;
     match device {
         Device::Cpu => "CPU".to_string(),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => cuda::name(device),
         #[cfg(feature = "metal")]
-        Device::Metal(device) => device.metal_device().name(),
+        Device::Metal(device) => device.metal_device().as_ref().name().to_string(),
         #[allow(unreachable_patterns, reason = "a build without a GPU has no other")]
         _ => "GPU".to_string(),
     }

@@ -38,7 +38,7 @@ fn check(text: &str) -> Vec<String> {
 fn clang(source: &str, options: &[&str]) -> (String, Vec<String>) {
     let mut child = Command::new("clang++-19")
         .args(
-            "-x clcpp -cl-std=clc++2021 --target=spir64 -cl-single-precision-constant -Xclang -cl-ext=+all"
+            "-x clcpp -cl-std=clc++2021 --target=x86_64-linux-gnu -cl-single-precision-constant -Xclang -cl-ext=+all"
                 .split(' '),
         )
         .args("-cl-no-stdinc -nostdinc -fsyntax-only -Wno-unknown-attributes".split(' '))
@@ -155,16 +155,23 @@ impl Reader {
         if (declared || cast) && ty.split(|c: char| !c.is_alphanumeric()).any(|word| word == "double") {
             self.refuse(format!("wants no double, got {name}"));
         }
+        let plain = |node: &Value| {
+            let ty = &node["type"];
+            let ty = ty["desugaredQualType"].as_str().or(ty["qualType"].as_str()).unwrap_or_default();
+            ty.rsplit(' ').next().unwrap_or_default().to_owned()
+        };
+        let converted = kind == "ImplicitCastExpr" && node["castKind"] == "FloatingCast";
+        if converted && node["isPartOfExplicitCast"] != true && plain(node) == "__bf16" {
+            self.refuse(format!("wants T(..) where a bfloat is made, got a {}", plain(&node["inner"][0])));
+        }
         if kind == "VarDecl" && node["storageClass"] == "static" {
             self.refuse(format!("wants no static variable, got {name}"));
         }
         let object = &node["inner"][0];
-        let from = &object["inner"][0]["type"];
-        let from = from["desugaredQualType"].as_str().or(from["qualType"].as_str()).unwrap_or_default();
+        let from = object["inner"][0]["type"]["qualType"].as_str().unwrap_or_default();
         if kind == "MemberExpr"
             && object["castKind"] == "AddressSpaceConversion"
             && !from.contains("__private")
-            && !from.contains("bfloat")
         {
             self.refuse(format!("wants member functions on objects in thread memory only, got {from}"));
         }
@@ -268,7 +275,7 @@ fn each_planted_error_is_found() {
         ("p.cols = 1;", "read-only"),
         ("y[1] = T(sum(1, row));", "no matching function"),
         ("threadgroup float* to = last;", "cannot initialize"),
-        ("y[1] = 1.0f;", "no viable overloaded '='"),
+        ("y[1] = 1.0f;", "where a bfloat is made"),
         ("if (p.cols > 1) { threadgroup float late[2]; y[0] = T(late[1]); }", "outermost scope of a kernel"),
         ("threadgroup float more[8192]; y[0] = T(more[1]);", "at most 32 KiB of threadgroup memory"),
         ("static float kept = 1;", "static"),
