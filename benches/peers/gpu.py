@@ -3,8 +3,9 @@
 import concurrent.futures
 import datetime
 import json
-import pathlib
+import lzma
 import re
+import shutil
 import time
 
 import gpu_cases
@@ -26,26 +27,25 @@ from drive import (
 from gpu_cases import CASES, OURS, needs
 
 PACKAGES = ("torch", "triton", "liger_kernel", "mlx")
-# Workers that compile what torch.compile will be asked for, at once and before anything is measured.
-COMPILERS = 8
+# Workers that fill the caches of those that compile kernels at run time, all at once, before anything is measured.
+AHEAD = {"torch_compile": 8, "mlx": 4, "composed": 1}
 # Each compiles by itself: they are many.
 ENV = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "MLX_ENABLE_TF32": "0"}
 
 
 def build():
-    """The worker for an NVIDIA GPU."""
-    return built("bench", "--no-run", "--features", "cuda", "--bench", "cuda")["cuda"]
+    """The worker for an NVIDIA GPU; candle_nn has its kernels for one behind a feature of its own."""
+    return built("bench", "--no-run", "--features", "cuda,candle-nn/cuda", "--bench", "cuda")["cuda"]
 
 
 def pack(directory):
     """The worker and what the rows say of it, for a machine that cannot build it."""
     directory.mkdir(parents=True, exist_ok=True)
-    packed = directory / "worker.xz"
-    packed.write_bytes(b"")
-    with open(packed, "wb") as out:
-        import lzma
-
-        out.write(lzma.compress(pathlib.Path(build()).read_bytes(), preset=3))
+    plain, packed = directory / "worker", directory / "worker.xz"
+    shutil.copy(build(), plain)
+    output("strip", str(plain.resolve()))
+    packed.write_bytes(lzma.compress(plain.read_bytes(), preset=3))
+    plain.unlink()
     (directory / "about.json").write_text(json.dumps(origin()))
     return packed
 
@@ -109,11 +109,10 @@ class Gpu:
                     yield case, request, row, names
 
     def compile_ahead(self, rows):
-        """Fills the cache on disk that torch.compile has."""
-        requests = [request for _, request, _, names in rows if "torch_compile" in names]
-        command, variant = self.providers["torch_compile"]
+        """Fills the caches on disk of torch.compile, MLX, and the driver for Candle's kernels."""
 
-        def some(requests):
+        def some(name, requests):
+            command, variant = self.providers[name]
             worker = Worker(list(command), env=ENV)
             for request in requests:
                 # One set of inputs: they are not measured.
@@ -121,8 +120,13 @@ class Gpu:
                 worker.ask({"op": "drop"})
             worker.close()
 
-        count = min(COMPILERS, len(requests))
-        list(self.pool.map(some, [requests[i::count] for i in range(count)]))
+        shares = []
+        for name, count in AHEAD.items():
+            # Candle's kernels are the same for every shape.
+            small = name == "composed"
+            cases = [next(case.requests(True)) if small else request for case, request, _, names in rows if name in names]
+            shares += [(name, cases[i::count]) for i in range(min(count, len(cases)))]
+        list(self.pool.map(lambda share: some(*share), shares))
 
     def run(self):
         rows = list(self.rows())

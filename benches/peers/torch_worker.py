@@ -199,7 +199,8 @@ def prepare(case):
     for xs in sets:
         for x in xs:
             x.requires_grad_()
-    y = listed(f(*inputs))[-1].detach()
+    # Of copies: Liger writes the gradient over the logits.
+    y = listed(f(*(x.detach().clone().requires_grad_() for x in inputs)))[-1].detach()
     g = torch_ops.noise(DEVICE, 9, 1.0, list(y.shape), case["dtype"]) if y.dim() else torch.ones_like(y)
     gs = [g] + [g.clone() for _ in sets[1:]]
 
@@ -226,7 +227,7 @@ def drop():
 
 
 def ceilings():
-    """What the device reaches at best: copying, and products of random matrices."""
+    """What the device reaches at best: copying, and products of such matrices as the cases have."""
     source = torch.randn(1 << 30, device=DEVICE)
     target = torch.empty_like(source)
     best = lambda run, n: min(span(lambda: [run() for _ in range(n)]) / n for _ in range(8))
@@ -235,7 +236,7 @@ def ceilings():
     del source, target
     for name, dtype in DTYPES.items():
         n = 4096
-        a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
+        a, b = (torch_ops.noise(DEVICE, seed, 1.0, (n, n), name) for seed in range(2))
         us = best(lambda: a @ b, 8)
         found[f"matmul {name}"] = {"shape": f"{n}x{n}x{n}", "us": us, "tflops": 2 * n**3 / us / 1e6}
     drop()
