@@ -64,12 +64,6 @@ FN float nan32() { return __int_as_float(0x7fffffff); }
 FN float exp32(float v) { return expf(v); }
 // 2^v within 2 units in the last place; 0 for results below 2^-126.
 FN float exp2_fast(float v) { float e; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v)); return e; }
-// e^v for v <= 0, within 2^-22 of 1 and of v's own rounding.
-FN float exp_below(float v) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(v * 1.44269504f));
-    return y;
-}
 FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return rsqrtf(v); }

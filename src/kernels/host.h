@@ -227,7 +227,6 @@ FN float inf32() { return INFINITY; }
 FN float nan32() { return NAN; }
 FN float exp32(float v) { return expf(v); }
 FN float exp2_fast(float v) { return exp2f(v); }
-FN float exp_below(float v) { return expf(v); }
 FN float log32(float v) { return logf(v); }
 FN float sqrt32(float v) { return sqrtf(v); }
 FN float rsqrt32(float v) { return 1.0f / sqrtf(v); }

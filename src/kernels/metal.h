@@ -44,8 +44,6 @@ inline float nan32() { return NAN; }
 inline float exp32(float v) { return precise::exp(v); }
 // 2^v within 2 units in the last place; 0 for results below 2^-126.
 inline float exp2_fast(float v) { return exp2(v); }
-// e^v for v <= 0.
-inline float exp_below(float v) { return precise::exp(v); }
 inline float log32(float v) { return precise::log(v); }
 inline float sqrt32(float v) { return precise::sqrt(v); }
 inline float rsqrt32(float v) { return precise::rsqrt(v); }

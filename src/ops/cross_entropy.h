@@ -3,7 +3,6 @@
 // A row whose target is IGNORE has no loss and a gradient of zero. A target that is no class makes NaN of its row.
 
 constexpr SCOPE ulong IGNORE = ulong(-100);
-constexpr SCOPE float LOG2E = 1.44269504f;
 
 struct Loss {
     ulong rows;
@@ -20,8 +19,6 @@ struct Total {
 
 #ifdef ROW_THREADS
 
-FN float exp_below(float x, float max) { return exp2_fast((x - max) * LOG2E); }
-
 struct RowLoss {
     float loss, lse;
 };
@@ -37,9 +34,9 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
             for (int k = 0; k < VEC; k++) top = max32(top, run.v[u].v[k]);
         // Nothing but -inf so far adds nothing; a NaN is kept by its own term.
         const float keep = top == -inf32() ? 0.0f : top;
-        sum *= exp_below(max, keep);
+        sum *= exp_below(max - keep);
         for (uint u = 0; u < FLIGHT; u++)
-            for (int k = 0; k < VEC; k++) sum += exp_below(run.v[u].v[k], keep);
+            for (int k = 0; k < VEC; k++) sum += exp_below(run.v[u].v[k] - keep);
         if (SMOOTH) {
             for (uint u = 0; u < FLIGHT; u++)
                 for (int k = 0; k < VEC; k++) {
@@ -50,7 +47,7 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
         max = top;
     }
     const float top = row_max(max, scratch);
-    sum = row_sum(sum * (max == top ? 1.0f : exp_below(max, top)), scratch);
+    sum = row_sum(sum * (max == top ? 1.0f : exp_below(max - top)), scratch);
     RowLoss row;
     row.lse = log32(sum) + top;
     row.loss = row.lse - (1.0f - smoothing) * at_target;
@@ -66,7 +63,7 @@ FN void row_grad(GLOBAL const T* x, GLOBAL T* dx, ulong target, int phase, int n
         for (uint u = 0; u < FLIGHT; u++) {
             const int i = slot(s + u, phase);
             for (int k = 0; k < VEC; k++) {
-                float p = exp_below(run.v[u].v[k], lse) - even;
+                float p = exp_below(run.v[u].v[k] - lse) - even;
                 if (i + k == int(target)) p -= 1.0f - smoothing;
                 run.v[u].v[k] = p * f;
             }
