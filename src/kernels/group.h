@@ -117,34 +117,6 @@ FN int row_phase(ulong row, uint n) { return ALIGNED == 1 ? int(row * n % VEC) :
 
 FN int slot(uint s, int phase) { return int((s * ROW_THREADS + thread_id() % ROW_THREADS) * VEC) - phase; }
 
-// As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.
-template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
-    if (ALIGNED == 2) return load(row, i, n, 0.0f);
-    Vec x;
-    for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : 0.0f;
-    return x;
-}
-
-template <typename E> FN Raw<E> load_raw_weight(GLOBAL const E* row, int i, int n) {
-    if (ALIGNED == 2) return load_raw(row, i, n);
-    const Vec v = load_weight(row, i, n);
-    Raw<E> x;
-    constexpr int PER = 4 / sizeof(E);
-    for (int k = 0; k < VEC; k += PER) x.w[k / PER] = pack(E(), v.v[k], v.v[k + PER - 1]);
-    return x;
-}
-
-template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
-    if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
-        for (int k = 0; k < VEC; k += 16 / sizeof(E)) store_16(row + i + k, x.v + k);
-    } else if (ALIGNED != 2) {
-        for (int k = 0; k < VEC; k++)
-            if (i + k >= 0 && i + k < n) row[i + k] = E(x.v[k]);
-    }
-}
-
-#ifdef ROW_THREADS
-
 // Prefetches what this warp will `load` of a row: 64 bytes for each lane that asks.
 FN void prefetch_row(GLOBAL const T* row, int n) {
     for (uint s = 0; s < SLOTS; s++)
@@ -225,7 +197,33 @@ template <typename E> FN void forget(THREAD_PTR(Raw<E>) x) {
     for (uint i = 0; i < VEC * sizeof(E) / 4; i++) x->w[i] = anew(x->w[i]);
 }
 
-#endif
+// As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.
+template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
+    if (ALIGNED == 2) return load(row, i, n, 0.0f);
+    Vec x;
+    for (int k = 0; k < VEC; k++) x.v[k] = i + k >= 0 && i + k < n ? float(row[i + k]) : 0.0f;
+    return x;
+}
+
+template <typename E> FN Raw<E> load_raw_weight(GLOBAL const E* row, int i, int n) {
+    if (ALIGNED == 2) return load_raw(row, i, n);
+    const Vec v = load_weight(row, i, n);
+    Raw<E> x;
+    constexpr int PER = 4 / sizeof(E);
+    for (int k = 0; k < VEC; k += PER) x.w[k / PER] = pack(E(), v.v[k], v.v[k + PER - 1]);
+    return x;
+}
+
+template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
+    if (ALIGNED == 2 ? i < n : ALIGNED == 1 && i >= 0 && i + VEC <= n) {
+        for (int k = 0; k < VEC; k += 16 / sizeof(E)) store_16(row + i + k, x.v + k);
+    } else if (ALIGNED != 2) {
+        for (int k = 0; k < VEC; k++)
+            if (i + k >= 0 && i + k < n) row[i + k] = E(x.v[k]);
+    }
+}
+
+#ifdef ROW_THREADS
 
 // Vectors that a thread of a long row has in flight.
 constexpr SCOPE uint FLIGHT = 4;
@@ -251,6 +249,7 @@ template <typename E> FN Run load_run(GLOBAL const E* row, uint s, int phase, in
     return run;
 }
 
+#endif
 #endif
 
 #ifdef UNROLL
