@@ -158,11 +158,13 @@ FN Raw load_raw(GLOBAL const T* row, int i, int n) {
     return x;
 }
 
+#ifdef ROW_THREADS
 // Prefetches what this warp will `load` of a row: 64 bytes for each lane that asks.
 FN void prefetch_row(GLOBAL const T* row, int n) {
     for (uint s = 0; s < SLOTS; s++)
         if (thread_id() % 4 == 0 && slot(s, 0) < n) prefetch(row + slot(s, 0));
 }
+#endif
 
 // As `load`, of a row that begins at a multiple of 16 bytes whatever the phase: a weight.
 template <typename E> FN Vec load_weight(GLOBAL const E* row, int i, int n) {
@@ -180,6 +182,8 @@ template <typename E> FN void store(GLOBAL E* row, int i, int n, Vec x) {
             if (i + k >= 0 && i + k < n) row[i + k] = E(x.v[k]);
     }
 }
+
+#ifdef ROW_THREADS
 
 // Vectors that a thread of a long row has in flight.
 constexpr SCOPE uint FLIGHT = 4;
@@ -204,6 +208,8 @@ template <typename E> FN Run load_run(GLOBAL const E* row, uint s, int phase, in
     }
     return run;
 }
+
+#endif
 
 #endif
 
