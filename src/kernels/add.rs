@@ -46,7 +46,8 @@ impl FusedOp<2> for Add {
 
     fn gpu(&self, gpu: Gpu<'_>, [a, b]: [Input<'_>; 2]) -> Result<Buffer> {
         Add::check(&a, &b)?;
-        (a.contiguous()?, b.contiguous()?);
+        a.contiguous()?;
+        b.contiguous()?;
         let pieces = Pieces::flat(a, &[a, b]);
         let mut y = Buffer::new(gpu, a.shape(), a.dtype())?;
         let (types, defines) = ([("T", a.dtype())], pieces.defines());

@@ -245,7 +245,7 @@ fn launch<P: NoUninit>(
 
 /// How a gradient is to be read, as `adamw.h` has it.
 fn reading(p: &Input<'_>, g: &Input<'_>) -> u32 {
-    let at_16 = |x: &Input<'_>| x.start_offset() * x.dtype().size_in_bytes() % 16 == 0;
+    let at_16 = |x: &Input<'_>| (x.start_offset() * x.dtype().size_in_bytes()).is_multiple_of(16);
     let dtype = match g.dtype() {
         DType::F16 => 1,
         DType::BF16 => 2,

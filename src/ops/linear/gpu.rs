@@ -224,7 +224,7 @@ impl Columns<'_> {
         let (cols, size) = (self.cols, self.x.dtype().size_in_bytes());
         let rows = self.x.shape().elem_count() / cols.max(1);
         let inputs = [Some(self.x), self.z];
-        let at_16 = |x: &Input<'_>| x.start_offset() * size % 16 == 0;
+        let at_16 = |x: &Input<'_>| (x.start_offset() * size).is_multiple_of(16);
         let vectors = cols * size % 16 == 0 && inputs.iter().flatten().all(at_16);
         let per = if vectors { 16 / size } else { 1 };
         let across = cols.div_ceil(32 * per);
