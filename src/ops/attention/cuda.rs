@@ -24,6 +24,8 @@ macro_rules! unit {
 static FORWARD: Unit = unit!("forward.cuda.h", "tiles.cuda.h");
 static FEW: Unit = unit!("few.cuda.h", "tiles.cuda.h");
 static BACKWARD: Unit = unit!("backward.cuda.h", "tiles.cuda.h");
+static COMBINE: Unit =
+    Unit { name: "attention.cuda.h", text: include_str!("../attention.cuda.h"), fast_math: false };
 static SINGLE: Unit = unit!("single.cuda.h");
 
 /// `Attention` of `attention.cuda.h`.
@@ -296,11 +298,9 @@ impl<'a> Call<'a> {
             (&mut part_stats).into(),
         ];
         self.launch(unit, entry, constants, grid, args)?;
-        let mut constants = constants.to_vec();
-        constants.push(("COMBINE", 1));
         let (parts, part_stats) = (parts.input(OP), part_stats.input(OP));
         let args = &mut [parts.into(), part_stats.into(), y.into(), stats.into()];
-        self.launch(unit, "attention_combine", &constants, (b * h * tq, 256, 0), args)
+        self.launch(&COMBINE, "attention_combine", &[("COMBINE", 1)], (b * h * tq, 256, 0), args)
     }
 }
 
