@@ -304,10 +304,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Rows of a tile of the f32 kernels, which hold `count` of them.
+/// Rows of a tile of the f32 kernels, which hold `count` of them. The sums of 64 long ones pass what registers hold.
 fn single_rows(d: usize, count: usize, limit: usize) -> usize {
-    let shared = |rows: usize| single_shared(d, count, 2, rows);
-    [64, 32, 16].into_iter().find(|rows| shared(*rows) <= limit).unwrap_or(16)
+    let fits = |rows: &usize| (*rows < 64 || d <= 128) && single_shared(d, count, 2, *rows) <= limit;
+    [64, 32, 16].into_iter().find(fits).unwrap_or(16)
 }
 
 /// Bytes of `count` tiles and `weights` tiles of scores.
