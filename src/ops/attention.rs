@@ -15,6 +15,7 @@ mod metal;
 
 use super::Spec;
 use crate::kernels::element::Element;
+#[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply3_strided, contiguous};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};

@@ -139,8 +139,9 @@ fn packed_and_padded_attention_equals_separate() -> Result<()> {
 
     // Padding on the left: row ranges hide it.
     let pad = 11;
-    let left =
-        |t: &Tensor| Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &crate::device())?, t], 1);
+    let left = |t: &Tensor| {
+        Tensor::cat(&[&Tensor::ones((1, pad, t.dim(2)?, 16), DType::F32, &crate::device())?, t], 1)
+    };
     let keys = Keys::Rows([(pad as u32, (pad + total) as u32)].into());
     let padded =
         ops::attention_thd(&left(&q)?, &left(&k)?, &left(&v)?, &Attention { keys, ..causal.clone() })?;

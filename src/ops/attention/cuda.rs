@@ -24,6 +24,8 @@ macro_rules! unit {
 static FORWARD: Unit = unit!("forward.cuda.h", "tiles.cuda.h");
 static FEW: Unit = unit!("few.cuda.h", "tiles.cuda.h");
 static BACKWARD: Unit = unit!("backward.cuda.h", "tiles.cuda.h");
+static COMBINE: Unit =
+    Unit { name: "attention.cuda.h", text: include_str!("../attention.cuda.h"), fast_math: false };
 static SINGLE: Unit = unit!("single.cuda.h");
 
 /// `Attention` of `attention.cuda.h`.
@@ -296,18 +298,16 @@ impl<'a> Call<'a> {
             (&mut part_stats).into(),
         ];
         self.launch(unit, entry, constants, grid, args)?;
-        let mut constants = constants.to_vec();
-        constants.push(("COMBINE", 1));
         let (parts, part_stats) = (parts.input(OP), part_stats.input(OP));
         let args = &mut [parts.into(), part_stats.into(), y.into(), stats.into()];
-        self.launch(unit, "attention_combine", &constants, (b * h * tq, 256, 0), args)
+        self.launch(&COMBINE, "attention_combine", &[("COMBINE", 1)], (b * h * tq, 256, 0), args)
     }
 }
 
-/// Rows of a tile of the f32 kernels, which hold `count` of them.
+/// Rows of a tile of the f32 kernels, which hold `count` of them. The sums of 64 long ones pass what registers hold.
 fn single_rows(d: usize, count: usize, limit: usize) -> usize {
-    let shared = |rows: usize| single_shared(d, count, 2, rows);
-    [64, 32, 16].into_iter().find(|rows| shared(*rows) <= limit).unwrap_or(16)
+    let fits = |rows: &usize| (*rows < 64 || d <= 128) && single_shared(d, count, 2, *rows) <= limit;
+    [64, 32, 16].into_iter().find(fits).unwrap_or(16)
 }
 
 /// Bytes of `count` tiles and `weights` tiles of scores.
