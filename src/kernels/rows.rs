@@ -113,6 +113,14 @@ impl Rows {
         self.row_threads
     }
 
+    /// Runs of `FLIGHT` vectors that a row's threads read in turn.
+    pub fn flights(&self) -> usize {
+        /// As in `group.h`.
+        const FLIGHT: usize = 4;
+        let before = if self.aligned == 1 { self.vec - 1 } else { 0 };
+        (self.cols + before).div_ceil(FLIGHT * self.row_threads * self.vec).max(1)
+    }
+
     /// Rows that one group works on.
     pub fn per_group(&self) -> usize {
         self.threads() / self.row_threads

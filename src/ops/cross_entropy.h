@@ -9,6 +9,8 @@ struct Loss {
     ulong first;  // of the rows at hand
     uint cols;
     float smoothing;
+    uint pieces;  // of a row, each a group's
+    uint unused;
 };
 
 struct Total {
@@ -55,27 +57,26 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
     return row;
 }
 
-// dx may be x.
-FN void row_grad(GLOBAL const T* x, GLOBAL T* dx, ulong target, int phase, int n, float lse, float smoothing, float f) {
+// FLIGHT slots from s on; dx may be x.
+FN void run_grad(
+    GLOBAL const T* x, GLOBAL T* dx, ulong target, uint s, int phase, int n, float lse, float smoothing, float f) {
     const float even = SMOOTH ? smoothing / float(n) : 0.0f;
-    for (uint s = 0; slot(s, phase) < n; s += FLIGHT) {
-        Run run = load_run(x, s, phase, n, 0.0f);
-        for (uint u = 0; u < FLIGHT; u++) {
-            const int i = slot(s + u, phase);
-            for (int k = 0; k < VEC; k++) {
-                float p = exp_below(run.v[u].v[k] - lse) - even;
-                if (i + k == int(target)) p -= 1.0f - smoothing;
-                run.v[u].v[k] = p * f;
-            }
-            store(dx, i, n, run.v[u]);
+    Run run = load_run(x, s, phase, n, 0.0f);
+    for (uint u = 0; u < FLIGHT; u++) {
+        const int i = slot(s + u, phase);
+        for (int k = 0; k < VEC; k++) {
+            float p = exp_below(run.v[u].v[k] - lse) - even;
+            if (i + k == int(target)) p -= 1.0f - smoothing;
+            run.v[u].v[k] = p * f;
         }
+        store(dx, i, n, run.v[u]);
     }
 }
 
-FN void row_fill(GLOBAL T* dx, int phase, int n, float value) {
+FN Vec filled(float value) {
     Vec v;
     for (int k = 0; k < VEC; k++) v.v[k] = value;
-    for (uint s = 0; slot(s, phase) < n; s++) store(dx, slot(s, phase), n, v);
+    return v;
 }
 
 KERNEL void cross_entropy_fwd(
@@ -97,14 +98,20 @@ KERNEL void cross_entropy_fwd(
 KERNEL void cross_entropy_bwd(
     GLOBAL const T* x, GLOBAL const ulong* targets, GLOBAL const float* lse, GLOBAL const float* factor,
     GLOBAL const float* g, GLOBAL T* dx, PARAMS(Loss) p) {
-    const ulong row = my_row();
-    if (ROW_THREADS == 32 && row >= p.rows) return;
+    // From the last row on: what forward read last is still in the cache.
+    const ulong at = ulong(group_id() / p.pieces) * ROWS_PER_GROUP + thread_id() / ROW_THREADS;
+    if (ROW_THREADS == 32 && at >= p.rows) return;
+    const ulong row = p.rows - 1 - at;
+    const uint s = group_id() % p.pieces * FLIGHT;
     const int n = p.cols, phase = row_phase(row, n);
     const ulong target = targets[row];
     x += row * n;
     dx += row * n;
-    if (target == IGNORE) row_fill(dx, phase, n, 0.0f);
-    else row_grad(x, dx, target, phase, n, lse[row], p.smoothing, factor[0] * g[0]);
+    if (target == IGNORE) {
+        for (uint u = 0; u < FLIGHT; u++) store(dx, slot(s + u, phase), n, filled(0.0f));
+    } else {
+        run_grad(x, dx, target, s, phase, n, lse[row], p.smoothing, factor[0] * g[0]);
+    }
 }
 
 // Logits become their gradient for a loss gradient of one; `first` says where targets and losses begin.
@@ -120,9 +127,10 @@ KERNEL void cross_entropy_in_place(
     out.loss = target == IGNORE ? 0.0f : nan32();
     if (target < ulong(n)) {
         out = row_loss(x, target, phase, n, p.smoothing, scratch);
-        row_grad(x, x, target, phase, n, out.lse, p.smoothing, factor[0]);
+        for (uint s = 0; slot(s, phase) < n; s += FLIGHT)
+            run_grad(x, x, target, s, phase, n, out.lse, p.smoothing, factor[0]);
     } else {
-        row_fill(x, phase, n, out.loss);
+        for (uint s = 0; slot(s, phase) < n; s++) store(x, slot(s, phase), n, filled(out.loss));
     }
     if (thread_id() % ROW_THREADS == 0) losses[p.first + row] = out.loss;
 }

@@ -4,6 +4,8 @@
 //! and kept for backward; the update is accumulated into the base product's output. With `u = s g B`:
 //! `dx = g W + mask(u A)`, `dA = uᵀ dropout(x)`, `dB = s gᵀ t`. No `dW` is formed or stored.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod gpu;
 
 use super::linear::{Weight, add_bias, wide};

@@ -7,8 +7,13 @@ use crate::kernels::{FusedOp, Input, with_inputs};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Threads of a row at most: two groups and more share a multiprocessor, so that one reads while another reduces.
-const ROW_THREADS: usize = 512;
+/// Threads of a row at most where it is read once: several groups share a multiprocessor, so that one reads while
+/// another sums up.
+const READ_THREADS: usize = 256;
+/// Where it is also written: pieces of rows, each a group's.
+const PIECE_THREADS: usize = 128;
+/// Where it is read twice: as few rows at a time as keep the multiprocessors busy, so that the second read is cached.
+const TWICE_THREADS: usize = 1024;
 
 /// `Loss` of the header.
 #[derive(Clone, Copy, NoUninit)]
@@ -18,6 +23,8 @@ struct Loss {
     first: u64,
     cols: u32,
     smoothing: f32,
+    pieces: u32,
+    unused: u32,
 }
 
 /// `Total` of the header.
@@ -36,6 +43,8 @@ impl CrossEntropy {
             first: first as u64,
             cols: rows.cols as u32,
             smoothing: self.label_smoothing,
+            pieces: rows.flights() as u32,
+            unused: 0,
         }
     }
 
@@ -63,7 +72,7 @@ impl CrossEntropy {
         losses: &mut Buffer,
         first: usize,
     ) -> Result<()> {
-        let rows = Rows::new(m, classes, logits.dtype(), &[]).at_most(ROW_THREADS);
+        let rows = Rows::new(m, classes, logits.dtype(), &[]).at_most(TWICE_THREADS);
         let (types, defines) = (types(logits.dtype(), logits.dtype()), self.defines(&rows));
         let launch = rows.launch(&UNIT, "cross_entropy_in_place", &types, &defines);
         let factor = factor.input("cross_entropy");
@@ -98,7 +107,7 @@ fn types(x: DType, y: DType) -> [(&'static str, DType); 2] {
 
 /// A gradient for a loss gradient of one, times `g`, in `dtype`.
 pub(in super::super) fn scaled(gpu: Gpu<'_>, x: Input<'_>, g: Input<'_>, dtype: DType) -> Result<Tensor> {
-    let rows = Rows::new(x.dims()[0], x.dims()[1], dtype, &[x]).at_most(ROW_THREADS);
+    let rows = Rows::new(x.dims()[0], x.dims()[1], dtype, &[x]).at_most(READ_THREADS);
     let mut y = Buffer::new(gpu, x.shape(), dtype)?;
     let (types, defines) = (types(x.dtype(), dtype), CrossEntropy::default().defines(&rows));
     let launch = rows.launch(&UNIT, "cross_entropy_scale", &types, &defines);
@@ -113,7 +122,7 @@ fn one_group(entry: &'static str) -> Launch<'static> {
 
 impl FromLogits {
     pub(super) fn gpu_forward(&self, gpu: Gpu<'_>, x: Input<'_>) -> Result<Buffer> {
-        let rows = Rows::of(Self::NAME, x, &[x])?.at_most(ROW_THREADS);
+        let rows = Rows::of(Self::NAME, x, &[x])?.at_most(READ_THREADS);
         let mut losses = Buffer::new(gpu, rows.rows, DType::F32)?;
         let mut lse = Buffer::new(gpu, rows.rows, DType::F32)?;
         with_inputs(Self::NAME, [&self.targets], |[targets]| {
@@ -130,11 +139,12 @@ impl FromLogits {
     pub(super) fn gpu_backward(&self, gpu: Gpu<'_>, x: &Tensor, g: &Tensor) -> Result<Tensor> {
         let Some([lse, factor]) = self.on_gpu.get() else { bail!("cross_entropy: backward before forward") };
         with_inputs(Self::NAME, [x, &self.targets, lse, factor, g], |[x, targets, lse, factor, g]| {
-            let rows = Rows::of(Self::NAME, x, &[x])?.at_most(ROW_THREADS);
+            let rows = Rows::of(Self::NAME, x, &[x])?.at_most(PIECE_THREADS);
             let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
             let mut args = [x.into(), targets.into(), lse.into(), factor.into(), g.into(), (&mut dx).into()];
             let (types, defines) = (types(rows.dtype, rows.dtype), self.options.defines(&rows));
-            let launch = rows.launch(&UNIT, "cross_entropy_bwd", &types, &defines);
+            let mut launch = rows.launch(&UNIT, "cross_entropy_bwd", &types, &defines);
+            launch.groups[0] *= rows.flights();
             gpu.launch(&launch, &mut args, &self.options.loss(&rows, 0))?;
             Ok(dx.tensor())
         })

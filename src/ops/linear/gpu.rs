@@ -88,8 +88,8 @@ impl Few<'_> {
         for x in [self.x, self.w].into_iter().chain(self.bias).chain(self.low.map(|l| l.b)) {
             x.contiguous()?;
         }
-        // Few outputs are spread over more threads, as every multiprocessor should read.
-        let threads = if n >= 16 * gpu.multiprocessors() { 32 } else { 128 };
+        // Few outputs are spread over more threads: some 28 warps a multiprocessor read.
+        let threads = (28 * 32 * gpu.multiprocessors()).div_ceil(n).next_power_of_two().clamp(32, 128);
         let rows = Rows::new(n, k, self.x.dtype(), &[self.x, self.w]).in_step().at_most(threads);
         let mut y = Buffer::new(gpu, with_last(self.x, n), self.x.dtype())?;
         let dtype = |x: Option<Input<'_>>| x.map_or(DType::F32, |x| x.dtype());

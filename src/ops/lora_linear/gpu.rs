@@ -43,6 +43,40 @@ fn mask(gpu: Gpu<'_>, dropout: Dropout, x: Option<Input<'_>>, cols: usize, y: &m
     }
 }
 
+/// The product that begins an output: `scale t fᵀ + bias`.
+pub(super) struct Wide<'a> {
+    /// `(rows, rank)`.
+    pub t: Input<'a>,
+    /// `f`, `(cols, rank)`, or its transpose if `rank_first`.
+    pub factor: Input<'a>,
+    pub rank_first: bool,
+    pub bias: Option<Input<'a>>,
+    pub rank: usize,
+    pub cols: usize,
+    pub scale: f32,
+}
+
+impl Wide<'_> {
+    /// The output, of `rows` rows in the shape of `x` but for its last dimension.
+    fn run(&self, gpu: Gpu<'_>, x: Input<'_>, rows: usize) -> Result<Buffer> {
+        #[cfg(feature = "cuda")]
+        if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units() {
+            let (mut y, _) = begun(gpu, x, self.cols, None)?;
+            self.on_matrix_units(gpu, rows, &mut y)?;
+            return Ok(y);
+        }
+        let (mut y, beta) = begun(gpu, x, self.cols, self.bias)?;
+        let factor = Cast::to(gpu, self.factor, self.t.dtype())?;
+        let factor = match self.rank_first {
+            true => Operand::rows(factor.input(), self.cols),
+            false => Operand::rows(factor.input(), self.rank).t(),
+        };
+        let low = Operand::rows(self.t, self.rank);
+        gpu.product((rows, self.cols, self.rank), self.scale, low, factor, beta, &mut y, 0)?;
+        Ok(y)
+    }
+}
+
 impl Lora {
     /// What the update sees of `x`.
     fn dropped<'a>(&self, gpu: Gpu<'_>, x: Input<'a>, k: usize) -> Result<Cast<'a>> {
@@ -72,24 +106,16 @@ impl Lora {
                 self.on_gpu.set(t.tensor()).ok();
                 return Ok(y);
             }
-            let (a, b) = (Cast::to(gpu, a, x.dtype())?, Cast::to(gpu, b, x.dtype())?);
-            let w = Cast::to(gpu, w, x.dtype())?;
+            let (a, w) = (Cast::to(gpu, a, x.dtype())?, Cast::to(gpu, w, x.dtype())?);
             let dropped = self.dropped(gpu, x, k)?;
             let mut t = Buffer::new(gpu, (m, r), x.dtype())?;
             let rows = Operand::rows(dropped.input(), k);
             gpu.product((m, r, k), 1.0, rows, Operand::rows(a.input(), k).t(), 0.0, &mut t, 0)?;
-            let (mut y, beta) = begun(gpu, x, n, bias)?;
-            let low = Operand::rows(t.input(Self::NAME), r);
-            gpu.product((m, n, r), scale, low, Operand::rows(b.input(), r).t(), beta, &mut y, 0)?;
-            gpu.product(
-                (m, n, k),
-                1.0,
-                Operand::rows(x, k),
-                Operand::rows(w.input(), k).t(),
-                1.0,
-                &mut y,
-                0,
-            )?;
+            let low = t.input(Self::NAME);
+            let wide = Wide { t: low, factor: b, rank_first: false, bias, rank: r, cols: n, scale };
+            let mut y = wide.run(gpu, x, m)?;
+            let (x, w) = (Operand::rows(x, k), Operand::rows(w.input(), k));
+            gpu.product((m, n, k), 1.0, x, w.t(), 1.0, &mut y, 0)?;
             self.on_gpu.set(t.tensor()).ok();
             Ok(y)
         })
@@ -114,11 +140,12 @@ impl Lora {
                 gpu.product((m, r, n), scale, g, Operand::rows(b.input(), r), 0.0, &mut u, 0)?;
             }
             let db = needs[2].then(|| grad_of(gpu, (n, r, m), scale, g.t(), Operand::rows(t, r), b));
-            let u = Operand::rows(u.input(Self::NAME), r);
+            let u = u.input(Self::NAME);
             let dx = needs[0].then(|| {
-                let (a, w) = (Cast::to(gpu, as_, gs.dtype())?, Cast::to(gpu, w, gs.dtype())?);
-                let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
-                gpu.product((m, k, r), 1.0, u, Operand::rows(a.input(), k), 0.0, &mut dx, 0)?;
+                let w = Cast::to(gpu, w, gs.dtype())?;
+                let wide =
+                    Wide { t: u, factor: as_, rank_first: true, bias: None, rank: r, cols: k, scale: 1.0 };
+                let mut dx = wide.run(gpu, xs, m)?;
                 if let Some(dropout) = self.base.dropout {
                     mask(gpu, dropout, None, k, &mut dx)?;
                 }
@@ -127,7 +154,7 @@ impl Lora {
             });
             let da = needs[1].then(|| {
                 let dropped = self.dropped(gpu, xs, k)?;
-                grad_of(gpu, (r, k, m), 1.0, u.t(), Operand::rows(dropped.input(), k), a)
+                grad_of(gpu, (r, k, m), 1.0, Operand::rows(u, r).t(), Operand::rows(dropped.input(), k), a)
             });
             Ok([dx.transpose()?, da.transpose()?, db.transpose()?])
         })

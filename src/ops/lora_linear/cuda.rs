@@ -1,0 +1,60 @@
+//! The update's wide product on a CUDA GPU: where matrix units do it in one kernel, bias and all.
+
+use super::gpu::Wide;
+use crate::kernels::gpu::{Buffer, Gpu, Launch, Unit};
+use bytemuck::NoUninit;
+use candle_core::{DType, Result};
+
+static UNIT: Unit =
+    Unit { name: "lora_linear.cuda.h", text: include_str!("../lora_linear.cuda.h"), fast_math: false };
+
+/// Rows of a group, and its threads: 32 columns a warp. Measured: `docs/log.md`.
+const ROWS: usize = 128;
+const THREADS: usize = 128;
+
+/// `Up` of the header.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    rank: u32,
+    by_rank: u32,
+    by_col: u32,
+    scale: f32,
+}
+
+impl Wide<'_> {
+    /// Whether it is one: beyond a rank of 16 the library's product is the faster one.
+    pub(super) fn suits_matrix_units(&self) -> bool {
+        let half = matches!(self.t.dtype(), DType::F16 | DType::BF16);
+        half && (4..=16).contains(&self.rank) && self.rank % 4 == 0 && self.cols % 8 == 0
+    }
+
+    /// Into `y`, of `rows` rows.
+    pub(super) fn on_matrix_units(&self, gpu: Gpu<'_>, rows: usize, y: &mut Buffer) -> Result<()> {
+        for x in [self.t, self.factor].into_iter().chain(self.bias) {
+            x.contiguous()?;
+        }
+        let bias = self.bias.map_or(DType::F32, |bias| bias.dtype());
+        let (by_rank, by_col) = if self.rank_first { (self.cols, 1) } else { (1, self.rank) };
+        let params = Params {
+            rows: rows as u32,
+            cols: self.cols as u32,
+            rank: self.rank as u32,
+            by_rank: by_rank as u32,
+            by_col: by_col as u32,
+            scale: self.scale,
+        };
+        let launch = Launch {
+            unit: &UNIT,
+            entry: "lora_up",
+            types: &[("T", self.t.dtype()), ("W", self.factor.dtype()), ("BIAS_T", bias)],
+            defines: &[("R16", 1), ("ROWS", ROWS as i64), ("BIAS", self.bias.is_some() as i64)],
+            groups: [rows.div_ceil(ROWS), self.cols.div_ceil(THREADS), 1],
+            threads: THREADS,
+            shared: 0,
+        };
+        gpu.launch(&launch, &mut [self.t.into(), self.factor.into(), self.bias.into(), y.into()], &params)
+    }
+}
