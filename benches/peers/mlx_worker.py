@@ -220,9 +220,12 @@ def sample(case):
         return mx.take_along_axis(ids, mx.random.categorical(ordered)[..., None], axis=-1)
 
     choose = top_k if k else top_p
-    prepared = Prepared(1, lambda _: [choose(logits)])
-    prepared.check = lambda: []
-    return prepared
+
+    def call(_):
+        choose(logits).item()
+        return []
+
+    return Prepared(1, call)
 
 
 def prepare(case):
