@@ -1,8 +1,9 @@
 //! `cargo bench --bench ops [-- FILTER]`: every op of the crate beside its plain-Candle reference, on the cases
 //! that its [`Spec`] tests with, forward and with all gradients. A quick look for who changes an op; the
-//! comparison with other libraries is `benches/peers`.
+//! comparison with other libraries, and with the device's limits, is `benches/peers`. `DEVICE=cuda cargo bench
+//! --features cuda --bench ops` does it on a GPU.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use metal_candle::ops::{self, Spec};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ const SMALLEST: usize = 4096;
 
 fn main() -> Result<()> {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let device = metal_candle::device::named(&std::env::var("DEVICE").unwrap_or_else(|_| "cpu".into()))?;
     let title = ["op", "pass", "dtype", "shape", "reference", "fused", "speed-up"];
     println!(
         "{:<22}{:<9}{:<6}{:<34}{:>12}{:>12}{:>10}",
@@ -26,7 +28,7 @@ fn main() -> Result<()> {
     for op in ops::ALL.iter().filter(|op| op.name.contains(&filter)) {
         for case in op.cases.iter().filter(|case| case[0].iter().product::<usize>() >= SMALLEST) {
             for (dtype, name) in [(DType::F32, "f32"), (DType::BF16, "bf16")] {
-                let inputs = ops::inputs(case, dtype, &Device::Cpu)?;
+                let inputs = ops::inputs(case, dtype, &device)?;
                 for (pass, backward) in [("fwd", false), ("fwd+bwd", true)] {
                     let reference = time(op, op.reference, &inputs, backward)?;
                     let fused = time(op, op.fused, &inputs, backward)?;
@@ -46,7 +48,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The median time of a call, in µs.
+/// The median time of a call and, on a GPU, of the wait for it, in µs.
 fn time(op: &Spec, f: fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor], backward: bool) -> Result<f64> {
     let variable = |(i, x): (usize, &Tensor)| match backward && op.trainable.contains(&i) {
         true => Ok(Var::from_tensor(x)?.into_inner()),
@@ -58,7 +60,7 @@ fn time(op: &Spec, f: fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor], backwa
         if backward {
             y.sum_all()?.backward()?;
         }
-        Ok(())
+        inputs[0].device().synchronize()
     };
     call()?;
     let (start, mut samples) = (Instant::now(), Vec::new());

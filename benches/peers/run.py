@@ -253,8 +253,8 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="the Python that has requirements.txt installed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of a CPU")
-    parser.add_argument("--rounds", type=int, help="6, on a GPU 2")
-    parser.add_argument("--seconds", type=float, help="for an op, a provider and a round: 0.4, on a GPU 0.04")
+    parser.add_argument("--rounds", type=int, help="6, on a GPU 4")
+    parser.add_argument("--seconds", type=float, help="for an op, a provider and a round: 0.4, on a GPU 0.05")
     parser.add_argument("--count", type=int, default=3, help="steps or generations, for a job, a provider and a round")
     parser.add_argument("--cases", default="", help="a regular expression; a row is named as it is printed")
     parser.add_argument("--providers", default="", help="a regular expression")
@@ -267,8 +267,8 @@ def main():
     alone.add_argument("--smoke", action="store_true", help="the rows of a GPU, tiny and on the CPU")
     args = parser.parse_args()
     on_gpu = args.device == "cuda" or args.smoke
-    args.rounds = args.rounds or (2 if on_gpu else 6)
-    args.seconds = args.seconds or (0.04 if on_gpu else 0.4)
+    args.rounds = args.rounds or (4 if on_gpu else 6)
+    args.seconds = args.seconds or (0.05 if on_gpu else 0.4)
     if args.pack:
         print(f"wrote {gpu.pack(args.pack)}")
     elif on_gpu:

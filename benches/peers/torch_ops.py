@@ -162,20 +162,20 @@ def adamw(case, device):
 
 
 def sample(case, device):
-    """A token: as transformers' warpers choose it, without what they do for other options."""
+    """A token, known to the host: as transformers' warpers choose it, without what they do for other options."""
     vocabulary, k, thousandths = case["shape"]
     logits = noise(device, 0, 3.0, (1, vocabulary), case["dtype"])
 
     def top_k():
         values, ids = torch.topk(logits.float() / TEMPERATURE, k)
-        ids.gather(-1, torch.multinomial(torch.softmax(values, -1), 1))
+        ids.gather(-1, torch.multinomial(torch.softmax(values, -1), 1)).item()
         return []
 
     def top_p():
         values, ids = torch.sort(logits.float() / TEMPERATURE, descending=True)
         p = torch.softmax(values, -1)
         p = p.masked_fill(p.cumsum(-1) - p > thousandths / 1000, 0.0)
-        ids.gather(-1, torch.multinomial(p, 1))
+        ids.gather(-1, torch.multinomial(p, 1)).item()
         return []
 
     return top_k if k else top_p

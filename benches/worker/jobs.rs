@@ -96,7 +96,7 @@ impl Trainer {
         let (rows, len) = (size("batch"), size("length"));
         let input_ids = tokens(1, model.config.vocab_size as u32, rows * len);
         // As Hugging Face shifts its labels: the last position of a row has no target.
-        let target = |i: usize| if (i + 1) % len == 0 { IGNORE } else { input_ids[i + 1] as i64 };
+        let target = |i: usize| if (i + 1).is_multiple_of(len) { IGNORE } else { input_ids[i + 1] as i64 };
         let batch = Batch {
             targets: (0..rows * len).map(target).collect(),
             lengths: vec![len; rows],

@@ -137,7 +137,7 @@ impl Prepared {
             self.graph = Some((capture(device, &mut self.make, calls, self.sets)?, n));
         }
         let Some((replay, calls)) = &self.graph else { unreachable!("it was captured") };
-        let one = span(device, || replay())?;
+        let one = span(device, replay)?;
         let count = ((seconds * 1e6 / one) as usize).clamp(3, 100);
         let times = laps(device, replay, count)?;
         Ok(times.into_iter().map(|us| us / *calls as f64).collect())

@@ -15,7 +15,7 @@ const EPS: f32 = 1e-5;
 const LORA_SCALE: f64 = 2.0;
 
 /// A function of the tensors that have gradients; what is frozen, it holds. Gradients start at its last result.
-pub type Op = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
+pub type Op = Rc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
 
 /// Inputs of a call, and the gradient that backward starts with.
 struct Set {
@@ -31,7 +31,6 @@ pub fn build(case: &Case) -> Result<Prepared> {
         _ => {}
     }
     let (inputs, op) = op(case)?;
-    let op: Rc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>> = Rc::from(op);
     let g = match case.pass {
         Pass::Forward => Tensor::zeros((), DType::F32, &case.device)?,
         _ => {
@@ -68,7 +67,7 @@ pub fn build(case: &Case) -> Result<Prepared> {
     }
 }
 
-fn record(op: &Rc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>, set: &Set) -> Result<(Tensor, Tape)> {
+fn record(op: &Op, set: &Set) -> Result<(Tensor, Tape)> {
     Tape::record(&set.inputs.iter().collect::<Vec<_>>(), || last(op(&set.inputs)?))
 }
 
@@ -85,11 +84,7 @@ fn backward((y, tape): (Tensor, Tape), set: &Set, with_result: bool) -> Result<V
 }
 
 /// Gradients by Candle's `backward`.
-fn graph(
-    sets: Vec<Rc<Set>>,
-    op: Rc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>,
-    pass: Pass,
-) -> Result<Prepared> {
+fn graph(sets: Vec<Rc<Set>>, op: Op, pass: Pass) -> Result<Prepared> {
     let variables = |set: &Rc<Set>| set.inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>();
     let vars = sets.iter().map(variables).collect::<Result<Vec<_>>>()?;
     let inputs: Vec<Vec<Tensor>> =
@@ -137,11 +132,7 @@ fn graph(
 }
 
 /// The two products that a frozen linear layer costs in training: `x Wᵀ` and `g W`.
-fn base_gradients(
-    sets: Vec<Rc<Set>>,
-    op: Rc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>,
-    case: &Case,
-) -> Result<Prepared> {
+fn base_gradients(sets: Vec<Rc<Set>>, op: Op, case: &Case) -> Result<Prepared> {
     let weight = frozen_weight(case, case.shape[1], case.shape[2])?;
     Ok(Prepared::new(sets.len(), move |i| {
         let (op, set, weight) = (op.clone(), sets[i].clone(), weight.clone());
@@ -190,16 +181,16 @@ fn op(case: &Case) -> Result<(Vec<Tensor>, Op)> {
         ("add_rms_norm", _) => (
             vec![noise(0, 1.0, s)?, noise(1, 1.0, s)?, noise(2, 1.0, &[width])?],
             match variant {
-                "ours" => Box::new(|t| {
+                "ours" => Rc::new(|t| {
                     let (sum, y) = ops::add_rms_norm(&t[0], &t[1], &t[2], EPS)?;
                     Ok(vec![sum, y])
                 }),
-                "composed" => Box::new(|t| {
+                "composed" => Rc::new(|t| {
                     let sum = (&t[0] + &t[1])?;
                     let y = candle_nn::ops::rms_norm_slow(&sum, &t[2], EPS)?;
                     Ok(vec![sum, y])
                 }),
-                "candle_nn" => Box::new(|t| {
+                "candle_nn" => Rc::new(|t| {
                     let sum = (&t[0] + &t[1])?;
                     let y = candle_nn::ops::rms_norm(&sum, &t[2], EPS)?;
                     Ok(vec![sum, y])
@@ -330,7 +321,7 @@ fn op(case: &Case) -> Result<(Vec<Tensor>, Op)> {
 
 /// An op of one result.
 pub fn one(f: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Op {
-    Box::new(move |t| Ok(vec![f(t)?]))
+    Rc::new(move |t| Ok(vec![f(t)?]))
 }
 
 fn last(mut results: Vec<Tensor>) -> Result<Tensor> {

@@ -6,6 +6,7 @@ use super::ops::absent;
 use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::Optimizer;
 use metal_candle::generate::{Sampler, SamplerConfig};
+use metal_candle::ops::{self, sample::Choice};
 use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::step::Gradients;
 use std::cell::RefCell;
@@ -14,6 +15,8 @@ use std::rc::Rc;
 const LR: f64 = 1e-3;
 const DECAY: f64 = 0.01;
 const TEMPERATURE: f32 = 0.8;
+
+type Step = Box<dyn FnMut(&[(String, Var)]) -> Result<()>>;
 
 /// A step of AdamW over the LoRA factors of a model: `[layers, hidden, key width, feed-forward width, rank]`, all
 /// seven linear layers of each block.
@@ -35,7 +38,7 @@ pub fn adamw(case: &Case) -> Result<Prepared> {
         vars.push((format!("{i}"), Var::from_tensor(&case.noise(seed, 0.02, &shape)?)?));
         grads.push(case.noise(seed + 1, 0.01, &shape)?);
     }
-    let step: Box<dyn FnMut(&[(String, Var)]) -> Result<()>> = match case.variant.as_str() {
+    let step: Step = match case.variant.as_str() {
         "ours" => {
             let mut gradients = Gradients::default();
             for ((_, var), g) in vars.iter().zip(grads) {
@@ -69,28 +72,33 @@ pub fn adamw(case: &Case) -> Result<Prepared> {
     }))
 }
 
-/// A token out of the logits of one row: `[vocabulary, k, p in thousandths]`; 0 and 1000 are off.
+/// A token out of the logits of one row, known to the host: `[vocabulary, k, p in thousandths]`; 0 and 1000 are off.
 pub fn sample(case: &Case) -> Result<Prepared> {
     let &[vocabulary, top_k, thousandths] = case.shape.as_slice() else { return absent(case) };
     if case.variant != "ours" {
         return absent(case);
     }
     let logits = Rc::new(case.noise(0, 3.0, &[1, vocabulary])?);
-    let config = SamplerConfig {
-        temperature: TEMPERATURE,
-        top_k,
-        top_p: thousandths as f32 / 1000.0,
-        seed: Some(1),
-        ..Default::default()
-    };
+    let top_p = thousandths as f32 / 1000.0;
+    let choice = Choice::draw(TEMPERATURE, top_k, top_p, 0.0, 0.5);
+    let config =
+        SamplerConfig { temperature: TEMPERATURE, top_k, top_p, seed: Some(1), ..Default::default() };
     let sampler = Rc::new(RefCell::new(Sampler::new(config).map_err(candle_core::Error::wrap)?));
     Ok(Prepared::new(1, move |_| {
         let (logits, sampler) = (logits.clone(), sampler.clone());
         Ok(Box::new(move || {
-            let row = logits.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            let chosen = sampler.borrow_mut().sample(&row, &[], 0).map_err(candle_core::Error::wrap)?;
-            if chosen.id as usize >= vocabulary {
-                bail!("sample: got the token {} of {vocabulary}", chosen.id)
+            let row = logits.to_dtype(DType::F32)?;
+            let id = match ops::sample::sample(&row, &[choice])?.as_deref() {
+                Some([Some((id, _))]) => *id,
+                // As the generator does on the CPU, and where a GPU leaves a row to it.
+                _ => {
+                    let row = row.flatten_all()?.to_vec1::<f32>()?;
+                    let mut sampler = sampler.borrow_mut();
+                    sampler.sample(&row, &[], 0).map_err(candle_core::Error::wrap)?.id
+                }
+            };
+            if id as usize >= vocabulary {
+                bail!("sample: got the token {id} of {vocabulary}")
             }
             // Nothing to compare: every library has its own random numbers.
             Ok(Vec::<Tensor>::new())

@@ -21,7 +21,9 @@ mod linear_cross_entropy;
 mod lora_linear;
 mod rms_norm;
 mod rope;
-pub(crate) mod sample;
+// For the generator, and for benchmarks of the choice alone.
+#[doc(hidden)]
+pub mod sample;
 mod softmax;
 
 pub(crate) use crate::kernels::cpu::in_pool;

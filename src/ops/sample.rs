@@ -18,7 +18,7 @@ const HOST: u32 = u32::MAX;
 /// How a row's token is chosen: `Choice` of `sample.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, NoUninit)]
 #[repr(C)]
-pub(crate) struct Choice {
+pub struct Choice {
     /// 0 takes the likeliest token.
     pub temperature: f32,
     /// 1 is off.
@@ -53,6 +53,9 @@ struct Params {
     vocab: u32,
 }
 
+/// A token and its log-probability; none for a row that is left to the host.
+pub type Chosen = Option<(u32, f32)>;
+
 /// Chooses a token for each row of `logits` (rows, vocabulary), `f32`: its id and its log-probability under the logits.
 /// None if the logits are on the CPU. A row is left to the host if its logits are not finite, or if more tokens than a
 /// few thousand compete in top-k or top-p.
@@ -60,7 +63,7 @@ struct Params {
 /// # Errors
 ///
 /// When there is not a choice for each row.
-pub(crate) fn sample(logits: &Tensor, choices: &[Choice]) -> Result<Option<Vec<Option<(u32, f32)>>>> {
+pub fn sample(logits: &Tensor, choices: &[Choice]) -> Result<Option<Vec<Chosen>>> {
     let (rows, vocab) = logits.dims2()?;
     if rows != choices.len() || logits.dtype() != DType::F32 || vocab >= 1 << 24 {
         bail!("{NAME}: wants {} rows of f32, got {rows} of {vocab} {:?}", choices.len(), logits.dtype())
