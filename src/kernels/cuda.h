@@ -75,6 +75,8 @@ FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
 // The number of the lowest bit of v that is set.
 FN uint lowest_bit(uint v) { return __ffs(v) - 1; }
+// a b, rounded: never part of a fused multiply and add.
+FN float mul32(float a, float b) { return __fmul_rn(a, b); }
 FN uint bits32(float v) { return __float_as_uint(v); }
 FN float float32(uint bits) { return __uint_as_float(bits); }
 

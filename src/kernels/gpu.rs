@@ -338,7 +338,6 @@ fn type_name(op: &str, dtype: DType) -> Result<&'static str> {
         DType::F32 => "float",
         DType::F16 => "f16",
         DType::BF16 => "bf16",
-        DType::U32 => "uint",
         _ => bail!("{op}: wants f32, f16 or bf16, got {dtype:?}"),
     })
 }

@@ -237,6 +237,7 @@ FN float max32(float a, float b) { return fmaxf(a, b); }
 FN float min32(float a, float b) { return fminf(a, b); }
 FN float fma32(float a, float b, float c) { return fmaf(a, b, c); }
 FN uint lowest_bit(uint v) { return __builtin_ctz(v); }
+FN float mul32(float a, float b) { return a * b; }
 FN uint bits32(float v) { return host::bits(v); }
 FN float float32(uint bits) { return host::real(bits); }
 

@@ -56,6 +56,11 @@ inline float min32(float a, float b) { return fmin(a, b); }
 inline float fma32(float a, float b, float c) { return fma(a, b, c); }
 // The number of the lowest bit of v that is set.
 inline uint lowest_bit(uint v) { return ctz(v); }
+// a b, rounded: never part of a fused multiply and add.
+inline float mul32(float a, float b) {
+#pragma METAL fp contract(off)
+    return a * b;
+}
 inline uint bits32(float v) { return as_type<uint>(v); }
 inline float float32(uint bits) { return as_type<float>(bits); }
 

@@ -65,7 +65,7 @@ KERNEL void layer_norm_fwd_looped(GLOBAL const T* x, GLOBAL const T* w, GLOBAL c
     }
 }
 
-// With h = g w and d = x - mean:  dx = r (h - mean(h) - d r^2 mean(h d)),  dw = sum over rows of g d r,  db = of g.
+// With h = g w, rounded as it is in its mean, and d = x - mean:  dx = r (h - mean(h) - d r^2 mean(h d)),  dw = sum over rows of g d r,  db = of g.
 // A worker keeps w and its parts of dw and db over its rows, and has the next row brought nearer while it sums this
 // one. WEIGHT says whether dw and db are wanted.
 KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T* g, GLOBAL T* dx,
@@ -120,7 +120,7 @@ KERNEL void layer_norm_bwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
             Vec z;
             for (int k = 0; k < VEC; k++) {
                 const float v = element(a + s, k) - mean, h = element(b + s, k);
-                z.v[k] = r * (h * element(u + s, k) - mean_h - v * shrink);
+                z.v[k] = r * (mul32(h, element(u + s, k)) - mean_h - v * shrink);
                 if (WEIGHT) {
                     dw[s].v[k] += h * (v * r);
                     db[s].v[k] += h;
@@ -163,7 +163,7 @@ KERNEL void layer_norm_bwd_looped(GLOBAL const T* x, GLOBAL const T* w, GLOBAL c
         const int i = slot(s, phase);
         Vec a = load(x, i, n, 0.0f);
         const Vec b = load(g, i, n, 0.0f), u = load_weight(w, i, n);
-        for (int k = 0; k < VEC; k++) a.v[k] = r * (b.v[k] * u.v[k] - mean_h - (a.v[k] - m.a) * shrink);
+        for (int k = 0; k < VEC; k++) a.v[k] = r * (mul32(b.v[k], u.v[k]) - mean_h - (a.v[k] - m.a) * shrink);
         store(dx + row * n, i, n, a);
     }
     if (thread_id() == 0) {

@@ -116,21 +116,29 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
-/// A GPU's run is the CPU's: each loss is within the rounding of what is computed in.
+/// A GPU's run is the CPU's: in f32 each loss is within rounding, in bf16 it is at most twice as far from the CPU's as
+/// that is from f32 somewhere in the run.
 #[test]
 fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     let device = device();
-    for (dtype, rounding) in [(DType::F32, 2f32.powi(-14)), (DType::BF16, 2f32.powi(-6))] {
+    let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
+    for dtype in [DType::F32, DType::BF16] {
         for name in MODELS.iter().filter(|_| !device.is_cpu()) {
-            let run = |device: &Device| -> Result<Vec<f32>> {
+            let run = |device: &Device, dtype| -> Result<Vec<f32>> {
                 let (model, batch, _) = golden_on(device, dtype, name)?;
                 Ok(steps(20, &model, &batch, false)?.0)
             };
-            let (ours, theirs) = (run(&device)?, run(&Device::Cpu)?);
+            let (ours, theirs) = (run(&device, dtype)?, run(&Device::Cpu, dtype)?);
+            let exact = run(&Device::Cpu, DType::F32)?;
+            let rounded = theirs.iter().zip(&exact).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
+            let allowed = (2.0 * rounded).max(2f32.powi(-14));
             println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
             for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-                let apart = (ours - theirs).abs() / theirs.max(1.0);
-                assert!(apart < rounding, "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}");
+                let apart = apart(*ours, *theirs);
+                assert!(
+                    apart <= allowed,
+                    "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}: {apart} > {allowed}"
+                );
             }
         }
     }
