@@ -50,12 +50,12 @@ struct Params {
 
 impl Dropout {
     /// The hash below which an element is dropped.
-    pub(super) fn threshold(&self) -> u32 {
+    fn threshold(&self) -> u32 {
         (self.p as f64 * 2f64.powi(32)).min(u32::MAX as f64) as u32
     }
 
     /// What an element that is kept is multiplied by.
-    pub(super) fn scale(&self) -> f32 {
+    fn scale(&self) -> f32 {
         1.0 / (1.0 - self.p)
     }
 

@@ -11,7 +11,7 @@ mod gpu;
 use super::linear::{Weight, add_bias, wide};
 use super::{Dropout, Spec};
 use crate::kernels::gemm::{Mat, gemm_f32, matmul, narrow_owned, tall_product, thin_product};
-use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
+use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
@@ -80,8 +80,6 @@ struct Lora {
     /// `t` of the forward pass.
     on_gpu: OnceLock<Tensor>,
 }
-
-static UNIT: Unit = unit!("lora_linear.h");
 
 impl FusedOp<3> for Lora {
     const NAME: &'static str = "lora_linear";
@@ -203,3 +201,22 @@ pub(super) const SPEC: Spec = Spec {
         &[&[40, 257], &[8, 257], &[129, 8], &[129, 257]],
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn the_update_sees_the_mask_of_dropout() {
+        let (rows, n) = (9, 17);
+        let data: Vec<f32> = (1..=rows * n).map(|i| i as f32).collect();
+        let x = Tensor::from_slice(&data, (rows, n), &Device::Cpu).unwrap();
+        let one = Tensor::eye(n, DType::F32, &Device::Cpu).unwrap();
+        let dropout = Dropout { p: 0.5, seed: 1 << 40 | 5 };
+        let weight = one.zeros_like().unwrap();
+        let base = LoraLinear { weight, bias: None, scale: 1.0, dropout: Some(dropout) };
+        let y = lora_linear(&x, &one, &one, &base).unwrap().flatten_all().unwrap();
+        assert_eq!(y.to_vec1::<f32>().unwrap(), dropout.apply(&data, n));
+    }
+}

@@ -28,7 +28,7 @@ impl Wide<'_> {
     /// Whether it is one: beyond a rank of 16 the library's product is the faster one.
     pub(super) fn suits_matrix_units(&self) -> bool {
         let half = matches!(self.t.dtype(), DType::F16 | DType::BF16);
-        half && (4..=16).contains(&self.rank) && self.rank % 4 == 0 && self.cols % 8 == 0
+        half && (4..=16).contains(&self.rank) && self.rank.is_multiple_of(4) && self.cols.is_multiple_of(8)
     }
 
     /// Into `y`, of `rows` rows.

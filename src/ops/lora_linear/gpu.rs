@@ -4,44 +4,10 @@
 //! behind its arithmetic, which a second pass over the output could not.
 
 use super::super::linear::{Cast, Few, Low, begun, grad_of};
-use super::{Dropout, Lora, UNIT};
+use super::Lora;
 use crate::kernels::gpu::{Buffer, Gpu, Operand};
-use crate::kernels::rows::Rows;
 use crate::kernels::{FusedOp, Input, with_inputs};
-use bytemuck::NoUninit;
 use candle_core::{Result, Tensor, bail};
-
-/// `Mask` of the header.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct Mask {
-    rows: u64,
-    seed: u64,
-    cols: u32,
-    threshold: u32,
-    scale: f32,
-    unused: u32,
-}
-
-/// Dropout of the rows of `x`, into `y` or in place.
-fn mask(gpu: Gpu<'_>, dropout: Dropout, x: Option<Input<'_>>, cols: usize, y: &mut Buffer) -> Result<()> {
-    let all = y.dims().iter().product::<usize>() / cols.max(1);
-    let rows = Rows::new(all, cols, y.dtype(), x.as_slice()).at_most(256);
-    let params = Mask {
-        rows: all as u64,
-        seed: dropout.seed,
-        cols: cols as u32,
-        threshold: dropout.threshold(),
-        scale: dropout.scale(),
-        unused: 0,
-    };
-    let (types, defines) = ([("T", y.dtype())], rows.defines());
-    let launch = |entry| rows.launch(&UNIT, entry, &types, &defines);
-    match x {
-        Some(x) => gpu.launch(&launch("lora_mask"), &mut [x.into(), y.into()], &params),
-        None => gpu.launch(&launch("lora_mask_in_place"), &mut [y.into()], &params),
-    }
-}
 
 /// The product that begins an output: `scale t fᵀ + bias`.
 pub(super) struct Wide<'a> {
@@ -79,11 +45,11 @@ impl Wide<'_> {
 
 impl Lora {
     /// What the update sees of `x`.
-    fn dropped<'a>(&self, gpu: Gpu<'_>, x: Input<'a>, k: usize) -> Result<Cast<'a>> {
-        let Some(dropout) = self.base.dropout else { return Ok(Cast::Same(x)) };
-        let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
-        mask(gpu, dropout, Some(x), k, &mut y)?;
-        Ok(Cast::New(y))
+    fn dropped<'a>(&self, gpu: Gpu<'_>, x: Input<'a>) -> Result<Cast<'a>> {
+        match self.base.dropout {
+            None => Ok(Cast::Same(x)),
+            Some(dropout) => Ok(Cast::New(dropout.gpu(gpu, [x])?)),
+        }
     }
 
     pub(super) fn gpu_forward(
@@ -107,7 +73,7 @@ impl Lora {
                 return Ok(y);
             }
             let (a, w) = (Cast::to(gpu, a, x.dtype())?, Cast::to(gpu, w, x.dtype())?);
-            let dropped = self.dropped(gpu, x, k)?;
+            let dropped = self.dropped(gpu, x)?;
             let mut t = Buffer::new(gpu, (m, r), x.dtype())?;
             let rows = Operand::rows(dropped.input(), k);
             gpu.product((m, r, k), 1.0, rows, Operand::rows(a.input(), k).t(), 0.0, &mut t, 0)?;
@@ -147,13 +113,13 @@ impl Lora {
                     Wide { t: u, factor: as_, rank_first: true, bias: None, rank: r, cols: k, scale: 1.0 };
                 let mut dx = wide.run(gpu, xs, m)?;
                 if let Some(dropout) = self.base.dropout {
-                    mask(gpu, dropout, None, k, &mut dx)?;
+                    dx = dropout.gpu(gpu, [dx.input(Self::NAME)])?;
                 }
                 gpu.product((m, k, n), 1.0, g, Operand::rows(w.input(), k), 1.0, &mut dx, 0)?;
                 Result::Ok(dx.tensor())
             });
             let da = needs[1].then(|| {
-                let dropped = self.dropped(gpu, xs, k)?;
+                let dropped = self.dropped(gpu, xs)?;
                 grad_of(gpu, (r, k, m), 1.0, Operand::rows(u, r).t(), Operand::rows(dropped.input(), k), a)
             });
             Ok([dx.transpose()?, da.transpose()?, db.transpose()?])
