@@ -13,6 +13,12 @@ check:
 metal-check:
     scripts/metal.sh
 
+# The binary for NVIDIA GPUs, on any machine: nvcc comes from PyPI.
+cuda:
+    cargo fetch
+    scripts/cuda.sh
+    . .cuda/env.sh && cargo build --release --features cuda
+
 # All tests.
 test:
     cargo test --release

@@ -20,9 +20,13 @@ struct Sampling {
 constexpr SCOPE uint HOST = 0xffffffffu;
 
 constexpr SCOPE uint WARPS = GROUP_SIZE / WARP;
-constexpr SCOPE uint BINS = 16;
+constexpr SCOPE uint BINS = 8;
 constexpr SCOPE uint LISTED = 2048;
-constexpr SCOPE uint ROUNDS = 6;
+constexpr SCOPE uint ROUNDS = 8;
+
+// Vectors that a thread has in flight.
+constexpr SCOPE uint FLIGHT_4 = 4;
+constexpr SCOPE uint STRIDE = 4 * WARP, STEP = FLIGHT_4 * STRIDE;
 
 struct ALIGNED_16 Four {
     float v[4];
@@ -39,17 +43,33 @@ FN Four four(GLOBAL const float* x, uint i, uint n) {
     return y;
 }
 
+struct Flight {
+    Four v[FLIGHT_4];
+};
+
+// The vectors of a thread from element i on, before `last`; -inf after it.
+FN Flight flight(GLOBAL const float* x, uint i, uint last) {
+    Flight y;
+    for (uint u = 0; u < FLIGHT_4; u++) {
+        if (i + u * STRIDE < last)
+            y.v[u] = four(x, i + u * STRIDE, last);
+        else
+            for (uint k = 0; k < 4; k++) y.v[u].v[k] = -inf32();
+    }
+    return y;
+}
+
 // Where part number `part` of n elements begins, in `parts` parts of whole vectors.
 FN uint bound(uint n, uint parts, uint part) {
     const uint each = (n + parts * 4 - 1) / (parts * 4) * 4;
     return each * part < n ? each * part : n;
 }
 
-FN float score(float x, float top, float temperature) { return x == top ? 0.0f : (x - top) / temperature; }
+FN float score(float x, float top, float cold) { return x == top ? 0.0f : (x - top) * cold; }
 
 // The weight of a token that may be drawn, or 0.
 FN float weight(float s, float min_p) {
-    const float w = exp32(s);
+    const float w = exp_below(s);
     return w >= min_p ? w : 0.0f;
 }
 
@@ -60,7 +80,7 @@ constexpr SCOPE uint NONE = 0xffffffu;
 
 KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLOBAL uint* out, PARAMS(Sampling) a) {
     SHARED float scratch[MAX_WARPS];
-    SHARED float sums[WARPS * 2 * BINS];
+    SHARED float sums[GROUP_SIZE];
     SHARED float list[LISTED];
     SHARED uint ids[LISTED];
 
@@ -68,28 +88,33 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
     GLOBAL const float* x = logits + ulong(group_id()) * vocab;
     const Choice c = choices[group_id()];
     const uint first = bound(vocab, WARPS, warp) + 4 * lane, last = bound(vocab, WARPS, warp + 1);
-    constexpr uint STRIDE = 4 * WARP;
+    // Not infinite for the least temperature: 0 times infinity is no score.
+    const float cold = min32(1.0f / c.temperature, 3e38f);
 
     // The largest logit, where it is first, and the sum of exponentials, for the log-probability.
     float m = -inf32(), l = 0.0f, bad = 0.0f;
     uint best = NONE;
-    for (uint i = first; i < last; i += STRIDE) {
-        const Four xs = four(x, i, last);
-        for (uint k = 0; k < 4; k++) {
-            const float v = xs.v[k];
-            if (!(v < inf32())) bad = 1.0f;
-            if (v > m) {
-                l = l * exp32(m - v) + 1.0f;
-                m = v;
-                best = i + k;
-            } else if (v > -inf32()) {
-                l += exp32(v - m);
+    for (uint i = first; i < last; i += STEP) {
+        const Flight xs = flight(x, i, last);
+        float most = -inf32();
+        for (uint u = 0; u < FLIGHT_4; u++)
+            for (uint k = 0; k < 4; k++) {
+                const float v = xs.v[u].v[k];
+                if (!(v < inf32())) bad = 1.0f;
+                if (v > max32(m, most)) best = i + u * STRIDE + k;
+                most = max32(most, v);
             }
+        if (most > m) {
+            l *= exp_below(m - most);
+            m = most;
         }
+        if (m > -inf32())
+            for (uint u = 0; u < FLIGHT_4; u++)
+                for (uint k = 0; k < 4; k++) l += exp_below(xs.v[u].v[k] - m);
     }
     const float top = group_max(m, scratch);
     bad = group_sum(bad, scratch);
-    const float norm = group_sum(m > -inf32() ? l * exp32(m - top) : 0.0f, scratch);
+    const float norm = group_sum(m > -inf32() ? l * exp_below(m - top) : 0.0f, scratch);
     best = group_least(m == top ? best : NONE, scratch);
     uint id = best;
     bool host = bad > 0.0f || !(top > -inf32());
@@ -97,9 +122,10 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
     if (!host && c.temperature > 0.0f && c.top_k == 0 && c.top_p >= 1.0f) {
         // No order is needed: the warp's part, the thread's of that, then the token where the sum passes the target.
         float sum = 0.0f;
-        for (uint i = first; i < last; i += STRIDE) {
-            const Four xs = four(x, i, last);
-            for (uint k = 0; k < 4; k++) sum += weight(score(xs.v[k], top, c.temperature), c.min_p);
+        for (uint i = first; i < last; i += STEP) {
+            const Flight xs = flight(x, i, last);
+            for (uint u = 0; u < FLIGHT_4; u++)
+                for (uint k = 0; k < 4; k++) sum += weight(score(xs.v[u].v[k], top, cold), c.min_p);
         }
         sum = warp_sum(sum);
         if (lane == 0) list[warp] = sum;
@@ -112,7 +138,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
         const uint from = bound(vocab, WARPS, part), n = bound(vocab, WARPS, part + 1) - from;
         sum = 0.0f;
         for (uint i = bound(n, GROUP_SIZE, t); i < bound(n, GROUP_SIZE, t + 1); i++)
-            sum += weight(score(x[from + i], top, c.temperature), c.min_p);
+            sum += weight(score(x[from + i], top, cold), c.min_p);
         sums[t] = sum;
         sum = warp_sum(sum);
         if (lane == 0) list[WARPS + warp] = sum;
@@ -123,7 +149,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             for (part *= WARP; part + 1 < GROUP_SIZE && before + sums[part] <= target; part++) before += sums[part];
             // Rounding can leave a crumb, which the likeliest token takes.
             for (uint i = bound(n, GROUP_SIZE, part); i < n; i++) {
-                before += weight(score(x[from + i], top, c.temperature), c.min_p);
+                before += weight(score(x[from + i], top, cold), c.min_p);
                 if (before > target) {
                     id = from + i;
                     break;
@@ -132,23 +158,26 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
         }
     } else if (!host && c.temperature > 0.0f) {
         // How far down the tokens reach that top-k, or else top-p, can keep: from 0, in bins that become narrower.
-        float from = 0.0f, width = 1.0f, count = 0.0f, mass = 0.0f, total = 0.0f, cut = 0.0f;
+        float from = 0.0f, width = 2.0f, count = 0.0f, mass = 0.0f, total = 0.0f, cut = 0.0f, mine = 0.0f;
         bool found = false;
         for (uint round = 0; round < ROUNDS && !found && !host; round++) {
             float counts[BINS], masses[BINS], all = 0.0f;
             for (uint b = 0; b < BINS; b++) counts[b] = masses[b] = 0.0f;
-            for (uint i = first; i < last; i += STRIDE) {
-                const Four xs = four(x, i, last);
-                for (uint k = 0; k < 4; k++) {
-                    const float s = score(xs.v[k], top, c.temperature), w = exp32(s);
-                    const float bin = (from - s) / width;
-                    all += w;
-                    for (uint b = 0; b < BINS; b++) {
-                        const bool in = bin >= float(b) && bin < float(b + 1);
-                        counts[b] += in ? 1.0f : 0.0f;
-                        masses[b] += in ? w : 0.0f;
+            const float narrow = 1.0f / width;
+            for (uint i = first; i < last; i += STEP) {
+                const Flight xs = flight(x, i, last);
+                for (uint u = 0; u < FLIGHT_4; u++)
+                    for (uint k = 0; k < 4; k++) {
+                        const float s = score(xs.v[u].v[k], top, cold), w = exp_below(s);
+                        const float bin = (from - s) * narrow;
+                        all += w;
+                        if (bin >= 0.0f && bin < float(BINS))
+                            for (uint b = 0; b < BINS; b++) {
+                                const bool in = uint(bin) == b;
+                                counts[b] += in ? 1.0f : 0.0f;
+                                masses[b] += in ? w : 0.0f;
+                            }
                     }
-                }
             }
             for (uint b = 0; b < BINS; b++) {
                 const float n = warp_sum(counts[b]), w = warp_sum(masses[b]);
@@ -159,13 +188,15 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             }
             if (round == 0) total = group_sum(all, scratch);
             barrier();
+            if (t < 2 * BINS) {
+                float sum = 0.0f;
+                for (uint w = 0; w < WARPS; w++) sum += sums[w * 2 * BINS + t];
+                list[t] = sum;
+            }
+            barrier();
             uint b = 0;
             for (; b < BINS; b++) {
-                float n = 0.0f, w = 0.0f;
-                for (uint k = 0; k < WARPS; k++) {
-                    n += sums[k * 2 * BINS + b];
-                    w += sums[k * 2 * BINS + BINS + b];
-                }
+                const float n = list[b], w = list[BINS + b];
                 // More than enough by rounding's share, so that nothing that is kept is missed.
                 const bool reached =
                     c.top_k > 0 ? count + n >= float(c.top_k) : mass + w >= c.top_p * total * 1.00001f;
@@ -179,6 +210,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             }
             barrier();
             host = b == BINS;
+            for (uint j = 0; j < BINS; j++) mine += j < b || (found && j == b) ? counts[j] : 0.0f;
             if (!found) {
                 from -= float(b) * width;
                 width /= float(BINS);
@@ -187,12 +219,6 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
         host = host || !found;
 
         // The list of them: each thread's place is what those before it have.
-        float mine = 0.0f;
-        for (uint i = first; i < last && !host; i += STRIDE) {
-            const Four xs = four(x, i, last);
-            for (uint k = 0; k < 4; k++)
-                mine += (from - score(xs.v[k], top, c.temperature)) / width < cut ? 1.0f : 0.0f;
-        }
         sums[t] = mine;
         barrier();
         uint at = 0, n = 0;
@@ -202,18 +228,21 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             n += uint(part);
         }
         for (uint k = 0; k < lane; k++) at += uint(sums[warp * WARP + k]);
-        // The same test gave the same number; a list that is longer would be an error of this kernel.
-        host = host || n > LISTED;
-        for (uint i = first; i < last && !host; i += STRIDE) {
-            const Four xs = four(x, i, last);
-            for (uint k = 0; k < 4; k++) {
-                const float s = score(xs.v[k], top, c.temperature);
-                if ((from - s) / width < cut) {
-                    list[at] = s;
-                    ids[at++] = i + k;
+        const float narrow = 1.0f / width;
+        const uint end = at + uint(mine);
+        for (uint i = first; i < last && at < end && !host; i += STEP) {
+            const Flight xs = flight(x, i, last);
+            for (uint u = 0; u < FLIGHT_4; u++)
+                for (uint k = 0; k < 4; k++) {
+                    const float s = score(xs.v[u].v[k], top, cold);
+                    if ((from - s) * narrow < cut && at < end) {
+                        list[at] = s;
+                        ids[at++] = i + u * STRIDE + k;
+                    }
                 }
-            }
         }
+        // Between two rounds, rounding can put a token into neither's bins.
+        host = group_sum(at < end ? 1.0f : 0.0f, scratch) > 0.0f || host;
         barrier();
         n = host ? 0 : n;
 
@@ -233,7 +262,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             for (uint j = 0; j < MINE; j++) {
                 const uint e = t + j * GROUP_SIZE;
                 if (e < n) list[e] = s[j];
-                total += exp32(s[j]);
+                total += exp_below(s[j]);
             }
             total = group_sum(total, scratch);
         }
@@ -243,7 +272,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
             float above = 0.0f;
             s[j] = e < n ? list[e] : -inf32();
             for (uint k = 0; k < n && e < n; k++)
-                above += list[k] > s[j] || (list[k] == s[j] && ids[k] < ids[e]) ? exp32(list[k]) : 0.0f;
+                above += list[k] > s[j] || (list[k] == s[j] && ids[k] < ids[e]) ? exp_below(list[k]) : 0.0f;
             if (c.top_p < 1.0f && above > 0.0f && above / total >= c.top_p) s[j] = -inf32();
         }
         barrier();

@@ -9,8 +9,8 @@ static UNIT: Unit = unit!("sample.h");
 
 const NAME: &str = "sample";
 
-/// Threads for a row: with more, the bins do not fit into registers.
-const THREADS: usize = 512;
+/// Threads for a row.
+const THREADS: usize = 1024;
 
 /// `HOST` of `sample.h`.
 const HOST: u32 = u32::MAX;

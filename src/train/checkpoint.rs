@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::load::{ModelDir, PeftConfig, adapter, atomic, safetensors};
 use crate::models::Model;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use std::path::Path;
 
 /// What is written.
@@ -34,7 +34,10 @@ impl Checkpoint {
                 let tensors: Vec<_> = model
                     .named_tensors()
                     .into_iter()
-                    .map(|(name, tensor)| Ok((name, tensor.detach().to_dtype(*dtype)?)))
+                    // On a GPU there is no room for all of them a second time.
+                    .map(|(name, tensor)| {
+                        Ok((name, tensor.detach().to_dtype(*dtype)?.to_device(&Device::Cpu)?))
+                    })
                     .collect::<Result<_>>()?;
                 safetensors::save(&dir.join("model.safetensors"), tensors, &[])?;
                 for name in source.companions()? {

@@ -29,7 +29,7 @@ pub struct StepOptions {
 ///
 /// When a token is outside the vocabulary.
 pub fn loss(model: &Model, batch: &Batch) -> Result<f32> {
-    let (ids, targets) = tensors(batch, model.device())?;
+    let (ids, targets) = tensors(batch)?;
     let context = model.context(batch.batch, batch.seq_len, batch.keys(), Pass::default())?;
     let hidden = model.hidden(&ids, &context)?.flatten_to(1)?;
     let loss = linear_cross_entropy(&hidden, &model.head().detach(), &targets, &CrossEntropy::default())?;
@@ -76,7 +76,7 @@ fn step(
     options: StepOptions,
     gradients: &mut Gradients,
 ) -> Result<Tensor> {
-    let (ids, targets) = tensors(batch, model.device())?;
+    let (ids, targets) = tensors(batch)?;
     let pass = Pass { gradients: true, dropout_seed: options.dropout_seed };
     let context = model.context(batch.batch, batch.seq_len, batch.keys(), pass)?;
     let mut silent: Context = context.clone();
@@ -147,8 +147,9 @@ fn cut() -> candle_core::Error {
     )
 }
 
-fn tensors(batch: &Batch, device: &Device) -> Result<(Tensor, Tensor)> {
-    let ids = Tensor::from_slice(&batch.input_ids, (batch.batch, batch.seq_len), device)?;
-    let targets = Tensor::from_slice(&batch.targets, batch.batch * batch.seq_len, device)?;
+/// Token ids and targets. They are on the CPU, where ops check them before they move them to the model's device.
+fn tensors(batch: &Batch) -> Result<(Tensor, Tensor)> {
+    let ids = Tensor::from_slice(&batch.input_ids, (batch.batch, batch.seq_len), &Device::Cpu)?;
+    let targets = Tensor::from_slice(&batch.targets, batch.batch * batch.seq_len, &Device::Cpu)?;
     Ok((ids, targets))
 }
