@@ -1,12 +1,12 @@
 // Rotary position embedding:  y1 = x1 cos - x2 sin,  y2 = x1 sin + x2 cos,  for the pairs of a head's features.
-// A pair is (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) (INTERLEAVED); features beyond the pairs are copied.
+// A pair is (x[i], x[i + pairs]), or (x[2 i], x[2 i + 1]) (INTERLEAVED); features beyond the pairs are copied.
 //
 // A thread turns VEC pairs of one position in HEADS heads: the tables, of C, are read once for all of them.
 
 struct Rope {
     uint positions, heads;
     // Pairs of a head, and features beyond them.
-    uint half, rest;
+    uint pairs, rest;
     // From a row of the tables to that of the next batch row.
     ulong table;
     // From an element to the next along each dimension.
@@ -18,7 +18,7 @@ struct Rope {
 };
 
 KERNEL void rope(GLOBAL const T* x, GLOBAL const C* cosines, GLOBAL const C* sines, GLOBAL T* y, PARAMS(Rope) p) {
-    const uint turned = (p.half + VEC - 1) / VEC, units = turned + (p.rest + VEC - 1) / VEC;
+    const uint turned = (p.pairs + VEC - 1) / VEC, units = turned + (p.rest + VEC - 1) / VEC;
     const uint i = group_id() * GROUP_SIZE + thread_id();
     const uint position = i / units, unit = i % units;
     if (position >= p.positions) return;
@@ -27,21 +27,21 @@ KERNEL void rope(GLOBAL const T* x, GLOBAL const C* cosines, GLOBAL const C* sin
     x += batch * p.x_batch + head * p.x_head + position * p.x_position;
     y += batch * p.y_batch + head * p.y_head + position * p.y_position;
 
-    const int half = p.half, at = (unit < turned ? unit : unit - turned) * VEC;
+    const int pairs = p.pairs, at = (unit < turned ? unit : unit - turned) * VEC;
     if (unit >= turned) {
-        const int from = 2 * half, n = p.rest;
+        const int from = 2 * pairs, n = p.rest;
         for (uint h = 0; h < heads; h++)
             store(y + h * p.y_head + from, at, n, load(x + h * p.x_head + from, at, n, 0.0f));
         return;
     }
-    const ulong row = (batch * p.table + position) * half;
-    const Vec c = load(cosines + row, at, half, 0.0f);
-    Vec s = load(sines + row, at, half, 0.0f);
+    const ulong row = (batch * p.table + position) * pairs;
+    const Vec c = load(cosines + row, at, pairs, 0.0f);
+    Vec s = load(sines + row, at, pairs, 0.0f);
     for (int k = 0; k < VEC; k++) s.v[k] *= p.sign;
 
-    const int first = INTERLEAVED ? 2 * at : at, first_end = INTERLEAVED ? 2 * half : half;
-    const int second = INTERLEAVED ? 2 * at + VEC : at, second_end = INTERLEAVED ? 2 * half : half;
-    const int shift = INTERLEAVED ? 0 : half;
+    const int first = INTERLEAVED ? 2 * at : at, first_end = INTERLEAVED ? 2 * pairs : pairs;
+    const int second = INTERLEAVED ? 2 * at + VEC : at, second_end = INTERLEAVED ? 2 * pairs : pairs;
+    const int shift = INTERLEAVED ? 0 : pairs;
     Raw<T> a[HEADS], b[HEADS];
 #pragma unroll
     for (uint h = 0; h < HEADS; h++) {

@@ -12,6 +12,10 @@ const THREADGROUP_MEMORY: usize = 32 << 10;
 /// Bytes that `setBytes` takes.
 const SET_BYTES: usize = 4 << 10;
 
+/// What clang says of a copy from `__constant` memory, which Metal makes.
+const NO_COPY: &str =
+    "cannot bind reference in address space '__constant' to object in address space '__generic'";
+
 /// What is wrong with a shader's text, a line a problem.
 fn check(text: &str) -> Vec<String> {
     // The built-ins that Metal fills in at program scope have no initialiser.
@@ -22,7 +26,11 @@ fn check(text: &str) -> Vec<String> {
         source += line;
         source += "\n";
     }
-    let (ast, errors) = clang(&source, &["-Xclang", "-ast-dump=json"]);
+    let (_, errors) = clang(&source, &[]);
+    if !errors.is_empty() {
+        return errors;
+    }
+    let (ast, errors) = clang(&source, &["-DCOPIES", "-Xclang", "-ast-dump=json"]);
     if !errors.is_empty() {
         return errors;
     }
@@ -30,7 +38,7 @@ fn check(text: &str) -> Vec<String> {
     let mut reader = Reader::default();
     reader.read(&ast);
     source += &reader.limits;
-    reader.problems.extend(clang(&source, &[]).1);
+    reader.problems.extend(clang(&source, &["-DCOPIES"]).1);
     reader.problems
 }
 
@@ -55,9 +63,17 @@ fn clang(source: &str, options: &[&str]) -> (String, Vec<String>) {
     let writer = std::thread::spawn(move || stdin.write_all(source.as_bytes()));
     let output = child.wait_with_output().expect("clang's output");
     writer.join().expect("no panic").expect("clang reads its input");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let mut errors: Vec<_> = errors.lines().filter(|l| l.contains("error:")).map(str::to_owned).collect();
-    if !output.status.success() && errors.is_empty() {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let all: Vec<_> = text.split_inclusive('\n').collect();
+    let starts: Vec<_> = (0..all.len()).filter(|i| all[*i].contains("error:")).collect();
+    let mut errors = Vec::new();
+    for (n, start) in starts.iter().enumerate() {
+        let notes = &all[*start..starts.get(n + 1).copied().unwrap_or(all.len())];
+        if !notes.iter().any(|note| note.contains(NO_COPY)) {
+            errors.push(all[*start].trim_end().to_owned());
+        }
+    }
+    if !output.status.success() && starts.is_empty() {
         errors.push(format!("clang: {}", output.status));
     }
     (String::from_utf8_lossy(&output.stdout).into_owned(), errors)
@@ -171,14 +187,15 @@ impl Reader {
         let from = object["inner"][0]["type"]["qualType"].as_str().unwrap_or_default();
         if kind == "MemberExpr"
             && object["castKind"] == "AddressSpaceConversion"
-            && !from.contains("__private")
+            && ["__global ", "__local ", "__constant "].iter().any(|space| from.contains(space))
         {
             self.refuse(format!("wants member functions on objects in thread memory only, got {from}"));
         }
         if kind == "VarDecl" && ty.starts_with("__local ") && !ty.contains(['*', '&']) {
             function.threadgroup.push(ty["__local ".len()..].to_owned());
         }
-        let pointed = ty.trim_start_matches("const ").strip_prefix("__constant ");
+        let read = ty.starts_with("const ");
+        let pointed = ty.trim_start_matches("const ").strip_prefix("__global ");
         if kind == "ParmVarDecl"
             && let Some((params, _)) = pointed.and_then(|ty| ty.split_once('&'))
         {
@@ -249,6 +266,8 @@ inline float sum(float v, threadgroup float* scratch) {
     float row[4] = {0};
     thread float* last = row + 3;
     *last = 1.5;
+    const Params copy = p;
+    mine.v[1] = T(copy.scale);
     mine.v[0] = T(float(x[thread_index]) * p.scale + simd_sum(sum(*last, scratch)));
     *(device Eight*)(y + 8) = mine;
     simdgroup_matrix<float, 8, 8> c = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -274,6 +293,7 @@ fn each_planted_error_is_found() {
         ("thread float& r = row[0]; const float& q = scratch[0]; r = q;", "address space on each pointer"),
         ("p.cols = 1;", "read-only"),
         ("y[1] = T(sum(1, row));", "no matching function"),
+        ("device const float* scale = &p.scale;", "cannot initialize"),
         ("threadgroup float* to = last;", "cannot initialize"),
         ("y[1] = 1.0f;", "where a bfloat is made"),
         ("if (p.cols > 1) { threadgroup float late[2]; y[0] = T(late[1]); }", "outermost scope of a kernel"),
