@@ -36,8 +36,8 @@ const MANY: usize = 32;
 const WIDE: usize = 256;
 /// Vectors of a row that a thread holds beside its sums.
 const KEPT: usize = 2;
-/// Groups of a multiprocessor that keep sums over rows.
-const SUMS: usize = 2;
+/// Rows that a worker has at least, so that its sums are worth their memory.
+const EACH: usize = 4;
 
 impl Rows {
     /// The division for these inputs, of which `rows` lie in rows of `cols`; outputs begin at 16 bytes.
@@ -121,18 +121,24 @@ impl Rows {
         (self.cols + before).div_ceil(FLIGHT * self.row_threads * self.vec).max(1)
     }
 
+    /// Elements of a row that a thread holds.
+    pub fn held(&self) -> usize {
+        self.slots * self.vec
+    }
+
     /// Rows that one group works on.
     pub fn per_group(&self) -> usize {
         self.threads() / self.row_threads
     }
 
-    /// Groups of a launch that sums over rows if `summing`, and how many sums it leaves: each worker's own.
-    pub fn sums(&self, gpu: Gpu<'_>, summing: bool) -> (usize, usize) {
-        let most = SUMS * gpu.multiprocessors();
+    /// Groups of a launch that sums over rows if `summing`, where a multiprocessor has `resident` of them, and how many
+    /// sums it leaves: each worker's own.
+    pub fn sums(&self, gpu: Gpu<'_>, resident: usize, summing: bool) -> (usize, usize) {
+        let most = resident * gpu.multiprocessors();
         match self.looped {
             true => (self.groups(), self.rows.min(most)),
             false if summing => {
-                let groups = self.groups().min(most);
+                let groups = self.rows.div_ceil(EACH * self.per_group()).min(most);
                 (groups, groups * self.per_group())
             }
             false => (self.groups(), 0),

@@ -2,7 +2,7 @@
 // The row is read once and held in registers; rows that do not fit are read again (looped).
 
 KERNEL void layer_norm_fwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T* b, GLOBAL T* y, PARAMS(Rows) p) {
-    SHARED float scratch[MAX_WARPS];
+    SHARED float scratch[2 * MAX_WARPS];
     const ulong row = my_row();
     if (ROW_THREADS == 32 && row >= p.rows) return;
     const int n = p.cols, phase = row_phase(row, n);
@@ -14,7 +14,7 @@ KERNEL void layer_norm_fwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
         v[s] = load(x, slot(s, phase), n, 0.0f);
         for (int k = 0; k < VEC; k++) sum += v[s].v[k];
     }
-    const float mean = row_sum(sum, scratch) / n;
+    const float mean = row_sum_once(sum, scratch) / n;
     sum = 0.0f;
     for (uint s = 0; s < SLOTS; s++)
         for (int k = 0; k < VEC; k++) {
@@ -22,7 +22,7 @@ KERNEL void layer_norm_fwd(GLOBAL const T* x, GLOBAL const T* w, GLOBAL const T*
             const float d = i >= 0 && i < n ? v[s].v[k] - mean : 0.0f;
             sum += d * d;
         }
-    const float r = rsqrt32(row_sum(sum, scratch) / n + p.value);
+    const float r = rsqrt32(row_sum_once(sum, scratch + MAX_WARPS) / n + p.value);
     for (uint s = 0; s < SLOTS; s++) {
         const Vec u = load_weight(w, slot(s, phase), n), c = load_weight(b, slot(s, phase), n);
         for (int k = 0; k < VEC; k++) v[s].v[k] = fma32((v[s].v[k] - mean) * r, u.v[k], c.v[k]);

@@ -94,6 +94,11 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// Groups of a multiprocessor that keep sums over rows.
+    fn resident(rows: &Rows) -> usize {
+        (1024 / rows.threads()).min(2)
+    }
+
     fn launch(
         gpu: Gpu<'_>,
         rows: &Rows,
@@ -102,7 +107,8 @@ impl LayerNorm {
         args: &mut [Arg<'_>],
     ) -> Result<()> {
         let [a, b, c, d] = rows.defines();
-        let defines = [a, b, c, d, ("WEIGHT", weight as i64)];
+        let resident = ("RESIDENT", Self::resident(rows) as i64);
+        let defines = [a, b, c, d, ("WEIGHT", weight as i64), resident];
         let types = [("T", rows.dtype)];
         let mut launch = rows.launch(&UNIT, entry, &types, &defines);
         launch.groups = groups;
@@ -146,7 +152,7 @@ impl FusedOp<3> for LayerNorm {
             let cols = w.dims()[0];
             let rows = Rows::summed(x.shape().elem_count() / cols.max(1), cols, x.dtype(), &[x, w, g]);
             let weight = needs[1] || needs[2];
-            let (groups, parts) = rows.sums(gpu, weight);
+            let (groups, parts) = rows.sums(gpu, Self::resident(&rows), weight);
             let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
             let mut parts = weight.then(|| Buffer::new(gpu, (parts, 2 * cols), DType::F32)).transpose()?;
             let (entry, mut stats) = match rows.looped {

@@ -100,13 +100,11 @@ KERNEL void add_rms_norm_fwd_looped(GLOBAL const T* x, GLOBAL const T* residual,
 }
 
 // With h = g w:  dx = r (h - x r^2 mean(h x)),  dw = sum over rows of g x r.
-// A worker keeps w and its part of dw over its rows, and has the next row brought nearer while it sums this one. WEIGHT
-// says whether dw is wanted.
+// A worker keeps w and its part of dw over its rows. WEIGHT says whether dw is wanted.
 KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g, GLOBAL T* dx, GLOBAL float* parts,
                          PARAMS(Rows) p) {
     SHARED float scratch[4 * MAX_WARPS];
     const int n = p.cols;
-    Raw<T> a[SLOTS], b[SLOTS];
     Raw<W> u[SLOTS];
     Vec dw[SLOTS];
     for (uint s = 0; s < SLOTS; s++) {
@@ -115,22 +113,11 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
     }
     uint turn = 0;
     for (ulong row = worker(); row < p.rows; row += workers()) {
-        if (NEXT != 2 || turn == 0)
-            for (uint s = 0; s < SLOTS; s++) {
+        Raw<T> a[SLOTS], b[SLOTS];
+        for (uint s = 0; s < SLOTS; s++) {
             a[s] = load_raw(x + row * n, slot(s, 0), n);
             b[s] = load_raw(g + row * n, slot(s, 0), n);
         }
-        const ulong next = row + workers();
-        if (NEXT == 1 && next < p.rows) {
-            prefetch_row(x + next * n, n);
-            prefetch_row(g + next * n, n);
-        }
-        Raw<T> c[SLOTS], d[SLOTS];
-        if (NEXT == 2 && next < p.rows)
-            for (uint s = 0; s < SLOTS; s++) {
-                c[s] = load_raw(x + next * n, slot(s, 0), n);
-                d[s] = load_raw(g + next * n, slot(s, 0), n);
-            }
 
         Pair sum = {0.0f, 0.0f};
         for (uint s = 0; s < SLOTS; s++) {
@@ -156,11 +143,6 @@ KERNEL void rms_norm_bwd(GLOBAL const T* x, GLOBAL const W* w, GLOBAL const T* g
             }
             store(dx + row * n, slot(s, 0), n, z);
         }
-        if (NEXT == 2)
-            for (uint s = 0; s < SLOTS; s++) {
-                a[s] = c[s];
-                b[s] = d[s];
-            }
     }
     if (WEIGHT)
         for (uint s = 0; s < SLOTS; s++) store(parts + ulong(worker()) * n, slot(s, 0), n, dw[s]);

@@ -148,17 +148,20 @@ impl RmsNorm {
 
 static UNIT: Unit = unit!("rms_norm.h");
 
-/// Launches `entry` of rms_norm.h with `groups` groups.
+/// Threads of a multiprocessor that the gradient has registers for.
+const RESIDENT: usize = 1024;
+
+/// Launches `entry` of rms_norm.h with `groups` groups, of which a multiprocessor has `resident` at a time.
 fn launch(
     gpu: Gpu<'_>,
     rows: &Rows,
-    (entry, groups): (&'static str, [usize; 3]),
+    (entry, groups, resident): (&'static str, [usize; 3], usize),
     types: [DType; 2],
     (weight, value): (bool, f32),
     args: &mut [Arg<'_>],
 ) -> Result<()> {
     let [a, b, c, d] = rows.defines();
-    let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("NEXT", 1)];
+    let defines = [a, b, c, d, ("WEIGHT", weight as i64), ("RESIDENT", resident as i64)];
     let types = [("T", types[0]), ("W", types[1])];
     let mut launch = rows.launch(&UNIT, entry, &types, &defines);
     launch.groups = groups;
@@ -190,7 +193,9 @@ impl FusedOp<2> for RmsNorm {
         let rows = Rows::of(Self::NAME, x, &[x, w])?;
         let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
         let entry = if rows.looped { "rms_norm_fwd_looped" } else { "rms_norm_fwd" };
-        let at = (entry, [rows.groups(), 1, 1]);
+        // Short and narrow rows leave registers for all threads a multiprocessor has.
+        let all = rows.held() * x.dtype().size_in_bytes().max(w.dtype().size_in_bytes()) <= 32;
+        let at = (entry, [rows.groups(), 1, 1], if all { 2048 / rows.threads() } else { 1 });
         let args = &mut [x.into(), w.into(), (&mut y).into()];
         launch(gpu, &rows, at, [x.dtype(), w.dtype()], (false, self.eps), args)?;
         Ok(y)
@@ -211,7 +216,8 @@ impl FusedOp<2> for RmsNorm {
             let types = [x.dtype(), w.dtype()];
             let mut dx = Buffer::new(gpu, x.shape(), x.dtype())?;
             let weight = needs[1];
-            let (groups, parts) = rows.sums(gpu, weight);
+            let resident = RESIDENT / rows.threads();
+            let (groups, parts) = rows.sums(gpu, resident, weight);
             let mut parts = weight.then(|| Buffer::new(gpu, (parts, cols), DType::F32)).transpose()?;
             let (entry, mut rs) = match rows.looped {
                 true => ("rms_norm_bwd_looped", Some(Buffer::new(gpu, rows.rows, DType::F32)?)),
@@ -219,10 +225,10 @@ impl FusedOp<2> for RmsNorm {
             };
             let sums = rs.as_mut().or(parts.as_mut()).map_or(Arg::Null, Arg::from);
             let args = &mut [x.into(), w.into(), g.into(), (&mut dx).into(), sums];
-            launch(gpu, &rows, (entry, [groups, 1, 1]), types, (weight, self.eps), args)?;
+            launch(gpu, &rows, (entry, [groups, 1, 1], resident), types, (weight, self.eps), args)?;
             if let (Some(rs), Some(parts)) = (&rs, &mut parts) {
                 let n = parts.dims()[0];
-                let at = ("rms_norm_bwd_weight", [cols.div_ceil(rows.threads()), n, 1]);
+                let at = ("rms_norm_bwd_weight", [cols.div_ceil(rows.threads()), n, 1], 1);
                 let args = &mut [x.into(), g.into(), rs.input(Self::NAME).into(), parts.into()];
                 launch(gpu, &rows, at, types, (weight, n as f32), args)?;
             }
@@ -294,7 +300,7 @@ impl FusedOp<2> for AddRmsNorm {
             let [mut sum, mut y] =
                 [Buffer::new(gpu, x.shape(), x.dtype())?, Buffer::new(gpu, x.shape(), x.dtype())?];
             let entry = if rows.looped { "add_rms_norm_fwd_looped" } else { "add_rms_norm_fwd" };
-            let at = (entry, [rows.groups(), 1, 1]);
+            let at = (entry, [rows.groups(), 1, 1], 1);
             let args = &mut [x.into(), residual.into(), w.into(), (&mut sum).into(), (&mut y).into()];
             launch(gpu, &rows, at, [x.dtype(), w.dtype()], (false, self.eps), args)?;
             *self.ready.lock().unwrap_or_else(|e| e.into_inner()) = Ready::Gpu(y);

@@ -146,10 +146,6 @@ struct Params {
 }
 
 const THREADS: usize = 128;
-/// Heads that a thread turns, where there is enough to do for all threads of a GPU.
-const HEADS: usize = 4;
-const ENOUGH: usize = 1 << 15;
-
 #[derive(Clone)]
 struct Rope {
     cos: Tensor,
@@ -206,7 +202,6 @@ impl FusedOp<1> for Rope {
             let mut lengths = strides.into_iter().chain([half, d]);
             let aligned = [x, cos, sin].iter().all(Input::at_16) && lengths.all(|n| n % vec == 0);
             let units = half.div_ceil(vec) + (d - 2 * half).div_ceil(vec);
-            let each = if batch * heads * positions * units >= HEADS * ENOUGH { HEADS } else { 1 };
             let launch = Launch {
                 unit: &UNIT,
                 entry: "rope",
@@ -214,10 +209,9 @@ impl FusedOp<1> for Rope {
                 defines: &[
                     ("VEC", vec as i64),
                     ("ALIGNED", if aligned { 2 } else { 0 }),
-                    ("HEADS", each as i64),
                     ("INTERLEAVED", self.order.interleaved as i64),
                 ],
-                groups: [(positions * units).div_ceil(THREADS), heads.div_ceil(each), batch],
+                groups: [(positions * units).div_ceil(THREADS), heads, batch],
                 threads: THREADS,
                 shared: 0,
             };

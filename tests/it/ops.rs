@@ -2,7 +2,7 @@
 //!
 //! References run on the CPU, the ops on [`crate::device`]. `METAL_CANDLE_TEST_OPS` names ops to leave the others out.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
 use metal_candle::ops::{self, Spec};
 
 /// How the inputs of a case lie in memory.
@@ -139,4 +139,100 @@ fn fused_ops_match_their_references_in_f16() -> Result<()> {
 #[test]
 fn fused_ops_match_their_references_in_bf16() -> Result<()> {
     check_all(DType::BF16)
+}
+
+/// `rope` written out, for tables of each row that turn a part of the features.
+fn turned(t: &[Tensor], tables: DType, interleaved: bool, thd: bool) -> Result<Tensor> {
+    let x = if thd { t[0].transpose(1, 2)? } else { t[0].clone() };
+    let half = t[1].dim(2)?;
+    let [cos, sin] = [1, 2].map(|i| t[i].to_dtype(tables)?.to_dtype(x.dtype())?.unsqueeze(1));
+    let (cos, sin) = (cos?, sin?);
+    let (pairs, rest) = (x.narrow(3, 0, 2 * half)?, x.narrow(3, 2 * half, x.dim(3)? - 2 * half)?);
+    let (b, h, len, _) = pairs.dims4()?;
+    let pairs = match interleaved {
+        true => pairs.reshape((b, h, len, half, 2))?.transpose(3, 4)?,
+        false => pairs.reshape((b, h, len, 2, half))?,
+    };
+    let [x1, x2] = [0, 1].map(|i| pairs.narrow(3, i, 1)?.squeeze(3));
+    let (x1, x2) = (x1?, x2?);
+    let y1 = (x1.broadcast_mul(&cos)? - x2.broadcast_mul(&sin)?)?;
+    let y2 = (x1.broadcast_mul(&sin)? + x2.broadcast_mul(&cos)?)?;
+    let y = Tensor::stack(&[y1, y2], if interleaved { 4 } else { 3 })?.reshape((b, h, len, 2 * half))?;
+    let y = Tensor::cat(&[y, rest], 3)?;
+    if thd { y.transpose(1, 2) } else { Ok(y) }
+}
+
+/// `f` of a part of a wider tensor, with tables of another dtype.
+fn part(t: &[Tensor], tables: DType, f: fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let x = Tensor::cat(&[&t[0], &t[0]], 3)?.narrow(3, 0, t[0].dim(3)?)?;
+    f(&x, &t[1].to_dtype(tables)?, &t[2].to_dtype(tables)?)
+}
+
+/// `rms_norm` with its weight rounded.
+fn normed(t: &[Tensor], weight: DType) -> Result<Tensor> {
+    let x = t[0].to_dtype(if t[0].dtype() == DType::F64 { DType::F64 } else { DType::F32 })?;
+    let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+    let y = x.broadcast_div(&(mean + 1e-5)?.sqrt()?)?;
+    y.broadcast_mul(&t[1].to_dtype(weight)?.to_dtype(y.dtype())?)?.to_dtype(t[0].dtype())
+}
+
+/// What the ops take beyond one dtype and whole tensors: wide and narrow weights and tables, strides, a table a row.
+#[test]
+fn ops_take_other_dtypes_and_layouts() -> Result<()> {
+    const BHTD: &[ops::Case] =
+        &[&[&[2, 3, 5, 80], &[2, 5, 32], &[2, 5, 32]], &[&[2, 3, 5, 21], &[2, 5, 9], &[2, 5, 9]]];
+    const BTHD: &[ops::Case] =
+        &[&[&[2, 5, 3, 80], &[2, 5, 32], &[2, 5, 32]], &[&[2, 5, 3, 21], &[2, 5, 9], &[2, 5, 9]]];
+    const NORM: &[ops::Case] = &[&[&[40, 128], &[128]], &[&[3, 5, 33], &[33]], &[&[70, 4096], &[4096]]];
+    let spec = |name, reference, fused, trainable, cases| Spec { name, reference, fused, trainable, cases };
+    let specs = [
+        spec(
+            "rope",
+            |t| turned(t, t[0].dtype(), false, false),
+            |t| part(t, DType::F32, ops::rope),
+            &[0],
+            BHTD,
+        ),
+        spec(
+            "rope",
+            |t| turned(t, DType::BF16, false, false),
+            |t| part(t, DType::BF16, ops::rope),
+            &[0],
+            BHTD,
+        ),
+        spec(
+            "rope_i",
+            |t| turned(t, t[0].dtype(), true, false),
+            |t| part(t, DType::F32, ops::rope_i),
+            &[0],
+            BHTD,
+        ),
+        spec(
+            "rope_thd",
+            |t| turned(t, t[0].dtype(), false, true),
+            |t| part(t, DType::F32, ops::rope_thd),
+            &[0],
+            BTHD,
+        ),
+        spec(
+            "rms_norm",
+            |t| normed(t, t[0].dtype()),
+            |t| ops::rms_norm(&t[0], &t[1].to_dtype(DType::F32)?, 1e-5),
+            &[0, 1],
+            NORM,
+        ),
+        spec(
+            "rms_norm",
+            |t| normed(t, DType::BF16),
+            |t| ops::rms_norm(&t[0], &t[1].to_dtype(DType::BF16)?, 1e-5),
+            &[0],
+            NORM,
+        ),
+    ];
+    for op in &specs {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            check(op, dtype, View::Contiguous)?;
+        }
+    }
+    Ok(())
 }
