@@ -228,7 +228,7 @@ impl Model {
     /// Reads all tokens anew: with these the sequence comes to other frequencies than its keys were rotated with.
     fn read_again(&self, input_ids: &Tensor, cache: &mut KvCache, regime: usize) -> Result<Tensor> {
         let before =
-            Tensor::from_vec(cache.tokens.concat(), (cache.starts().len(), cache.len()), &self.device)?;
+            Tensor::from_vec(cache.tokens.concat(), (cache.starts().len(), cache.len()), input_ids.device())?;
         let all = Tensor::cat(&[&before, input_ids], 1)?;
         cache.truncate(0);
         cache.regime = regime;
