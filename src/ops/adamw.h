@@ -58,7 +58,7 @@ template <typename E> FN float squares(GLOBAL const E* g, uint len, bool packed)
 
 template <typename E>
 FN void update(GLOBAL float* p, GLOBAL const E* g, GLOBAL float* m, GLOBAL float* v, uint len, bool packed, float clip,
-               Adam a) {
+               PARAMS(Adam) a) {
     for (uint i = 4 * thread_id(); i < len; i += STRIDE) {
         const uint n = len - i;
         const Four gs = read(g + i, n, packed);

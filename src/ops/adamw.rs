@@ -192,7 +192,9 @@ impl Moments {
             (&mut state).into(),
         ];
         let norm = Norm { partials: count as u32, losses: losses as u32, max_norm };
-        launch(gpu, "gradient_norm", (DType::F32, true), (1, 1024), &mut args, &norm)?;
+        // Metal cannot compile what follows a table.
+        let table = parts.iter().any(|part| part.p.is_none());
+        launch(gpu, "gradient_norm", (DType::F32, table), (1, 1024), &mut args, &norm)?;
         let flat = self.flat.each_ref().map(Held::new);
         for part in parts {
             let [m, v] = flat.each_ref().map(|held| Arg::Update(held.input(NAME)));
