@@ -28,8 +28,17 @@ fi
     "${check[@]}" --lib --no-default-features --features metal -- -D warnings
 )
 
-# The texts that Metal compiles, as the op tests come by them; then clang reads them.
+# The texts that Metal compiles, as tests come by them whose kernels run as C++ here; then clang reads them.
 shaders=$(mktemp -d)
 trap 'rm -rf "$shaders"' EXIT
-METAL_CANDLE_KERNELS=host METAL_CANDLE_SHADERS=$shaders cargo test --release --features host --test it -- ops::
-METAL_CANDLE_SHADERS=$shaders cargo test --release --features host --test metal -- --nocapture
+export METAL_CANDLE_SHADERS=$shaders
+test=(cargo test --release --features host)
+METAL_CANDLE_KERNELS=host "${test[@]}" --test it -- ops:: extremes::packed extremes::a_fully
+METAL_CANDLE_KERNELS=host "${test[@]}" --lib -- kernels:: ops::
+for shader in src/ops/*.h src/kernels/*.h; do
+    case $shader in
+    *.cuda.h | */cuda.h | */host.h | */metal.h | */group.h | */matrix.metal.h) ;;
+    *) compgen -G "$shaders/$(basename "$shader")-*" >/dev/null || { echo "$shader: no test compiles it" && exit 1; } ;;
+    esac
+done
+"${test[@]}" --test metal -- --nocapture

@@ -32,7 +32,8 @@ struct ALIGNED_16 Pack {
 FN Range visible(uint b, uint i, GLOBAL const uint* keys, PARAMS(Attention) p) {
     Range see;
     see.from = 0;
-    see.to = p.tk;
+    see.to = i < p.tq ? p.tk : 0;
+    if (i >= p.tq) return see;
     const uint position = p.tk + i < p.tq ? 0 : p.tk + i - p.tq;
     if (CAUSAL && position + 1 < see.to) see.to = position + 1;
     if (position + 1 > p.window) see.from = position + 1 - p.window;
@@ -44,7 +45,7 @@ FN Range visible(uint b, uint i, GLOBAL const uint* keys, PARAMS(Attention) p) {
         const uint start = keys[b * p.tk + position];
         if (start > see.from) see.from = start;
     }
-    if (i >= p.tq || see.to < see.from) see.to = see.from;
+    if (see.to < see.from) see.to = see.from;
     return see;
 }
 
