@@ -13,6 +13,12 @@ check:
 metal-check:
     scripts/metal.sh
 
+# The same, and the CUDA code as far as a machine without CUDA can: lints, and NVRTC's view of every kernel.
+gpu-check:
+    mkdir -p target/shaders
+    METAL_CANDLE_SHADERS=$PWD/target/shaders scripts/metal.sh
+    METAL_CANDLE_SHADERS=$PWD/target/shaders scripts/nvrtc.sh
+
 # The binary for NVIDIA GPUs, on any machine: nvcc comes from PyPI.
 cuda:
     cargo fetch

@@ -29,8 +29,8 @@ fi
 )
 
 # The texts that Metal compiles, as tests come by them whose kernels run as C++ here; then clang reads them.
-shaders=$(mktemp -d)
-trap 'rm -rf "$shaders"' EXIT
+shaders=${METAL_CANDLE_SHADERS:-$(mktemp -d)}
+[ -n "${METAL_CANDLE_SHADERS:-}" ] || trap 'rm -rf "$shaders"' EXIT
 export METAL_CANDLE_SHADERS=$shaders
 test=(cargo test --release --features host)
 METAL_CANDLE_KERNELS=host "${test[@]}" --test it -- ops:: extremes::packed extremes::a_fully

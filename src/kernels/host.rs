@@ -31,7 +31,7 @@ static LOADED: LazyLock<Mutex<HashMap<Key, Loaded>>> = LazyLock::new(Default::de
 
 fn load(launch: &Launch<'_>) -> Result<Loaded> {
     if let Some(directory) = env::var_os("METAL_CANDLE_SHADERS") {
-        show_metal(launch, Path::new(&directory))?;
+        show(launch, Path::new(&directory))?;
     }
     let text = source(include_str!("host.h"), launch)?;
     let key = format!("c++ {}\n{text}", env::var("CXXFLAGS").unwrap_or_default());
@@ -66,12 +66,18 @@ fn load(launch: &Launch<'_>) -> Result<Loaded> {
     }
 }
 
-/// Writes the text that Metal would compile to a file, for `tests/metal`.
-fn show_metal(launch: &Launch<'_>, directory: &Path) -> Result<()> {
-    let text = source(include_str!("metal.h"), launch)?;
+/// Writes the texts that Metal and CUDA would compile to files, for `scripts/metal.sh` and `scripts/nvrtc.sh`.
+fn show(launch: &Launch<'_>, directory: &Path) -> Result<()> {
     let unit = launch.unit.name.replace(['/', '\\'], "-");
-    let file = format!("{unit}-{:08x}.metal", crc32fast::hash(text.as_bytes()));
-    fs::write(directory.join(file), text).map_err(Error::wrap)
+    let write = |dialect, extension| {
+        let text = source(dialect, launch)?;
+        let file = format!("{unit}-{:08x}.{extension}", crc32fast::hash(text.as_bytes()));
+        fs::write(directory.join(file), text).map_err(Error::wrap)
+    };
+    if !unit.ends_with(".metal.h") {
+        write(include_str!("cuda.h"), "cu")?;
+    }
+    write(include_str!("metal.h"), "metal")
 }
 
 fn compile(launch: &Launch<'_>, text: &str) -> Result<Vec<u8>> {

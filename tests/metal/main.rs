@@ -225,6 +225,7 @@ fn the_shaders_of_the_crate() {
     let dir =
         std::env::var_os("METAL_CANDLE_SHADERS").expect("METAL_CANDLE_SHADERS: the directory of the shaders");
     let mut files: Vec<_> = std::fs::read_dir(Path::new(&dir)).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "metal"));
     files.sort();
     assert!(files.len() > 1, "no shaders in {dir:?}");
     let next = std::sync::atomic::AtomicUsize::new(0);
