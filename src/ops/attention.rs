@@ -17,7 +17,7 @@ use super::Spec;
 use crate::kernels::element::Element;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use crate::kernels::gpu::{Buffer, Gpu};
-use crate::kernels::tape::{apply3_strided, contiguous};
+use crate::kernels::tape::{apply3_strided, contiguous, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use candle_core::Error;
@@ -112,6 +112,8 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
         options: options.clone(),
         thd,
         stats: OnceLock::new(),
+        #[cfg(any(feature = "metal", feature = "host"))]
+        trained: [q, k, v].into_iter().any(tracked),
         #[cfg(any(feature = "metal", feature = "host"))]
         gpu_stats: OnceLock::new(),
         #[cfg(feature = "cuda")]
@@ -239,6 +241,9 @@ struct Op {
     thd: bool,
     /// Of each query's scores, `(B, H, Tq)`.
     stats: OnceLock<Vec<RowStats>>,
+    /// Whether backward will come: it must find the very scores of the forward pass.
+    #[cfg(any(feature = "metal", feature = "host"))]
+    trained: bool,
     /// The same on a GPU, `(B, H, Tq, 2)`.
     #[cfg(any(feature = "metal", feature = "host"))]
     gpu_stats: OnceLock<Buffer>,
@@ -275,7 +280,7 @@ impl FusedOp<3> for Op {
             #[cfg(any(feature = "metal", feature = "host"))]
             _ => {
                 let dims = Dims::new(inputs[0].dims(), inputs[1].dims(), self.thd)?;
-                let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, inputs)?.forward()?;
+                let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, inputs)?.forward(self.trained)?;
                 self.gpu_stats.set(stats).ok();
                 Ok(y)
             }

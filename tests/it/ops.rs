@@ -101,11 +101,13 @@ fn check(op: &Spec, dtype: DType, layout: View) -> Result<()> {
         let device = crate::device();
         let here: Vec<_> = inputs.iter().map(|t| t.to_device(&device)).collect::<Result<_>>()?;
         let ours = run(op.fused, op, &here, layout, Some(&g.to_device(&device)?))?.on_cpu()?;
+        let untracked = (op.fused)(&here)?.to_device(&Device::Cpu)?;
         let plain = run(op.reference, op, &inputs, View::Contiguous, Some(&g))?;
         let exact = run(op.reference, op, &wide, View::Contiguous, Some(&g))?;
 
         let what = format!("{} {dtype:?} {layout:?} {case:?}", op.name);
         assert_close(&what, dtype, &ours.y, &plain.y, &exact.y)?;
+        assert_close(&format!("{what} without a graph"), dtype, &untracked, &plain.y, &exact.y)?;
         for &i in op.trainable {
             let [ours, plain, exact] = [&ours, &plain, &exact]
                 .map(|r| r.grads[i].as_ref().unwrap_or_else(|| panic!("{what}: no gradient for input {i}")));

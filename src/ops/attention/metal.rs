@@ -142,14 +142,15 @@ impl<'a> Call<'a> {
         self.gpu.launch(&launch, args, &self.params)
     }
 
-    /// `y` and, for each query, what makes its scores probabilities.
-    pub fn forward(self) -> Result<(Buffer, Buffer)> {
+    /// `y` and, for each query, what makes its scores probabilities. Backward's products round as those of
+    /// `attention_fwd` do, not as those of `attention_few`: a score of 10 has an error that its probability shows.
+    pub fn forward(self, trained: bool) -> Result<(Buffer, Buffer)> {
         let Dims { b, h, tq, .. } = self.dims;
         let [q, k, v] = self.inputs;
         let mut y = Buffer::new(self.gpu, q.shape(), q.dtype())?;
         let mut stats = Buffer::new(self.gpu, (b, h, tq, 2), DType::F32)?;
         let (entry, threads, groups) = match tq {
-            ..=FEW => ("attention_few", FEW_THREADS, tq),
+            ..=FEW if !trained => ("attention_few", FEW_THREADS, tq),
             _ => ("attention_fwd", THREADS, tq.div_ceil(ROWS)),
         };
         with_keys(self.keys.as_ref(), |keys| {
