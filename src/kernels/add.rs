@@ -48,7 +48,7 @@ impl FusedOp<2> for Add {
         Add::check(&a, &b)?;
         a.contiguous()?;
         b.contiguous()?;
-        let pieces = Pieces::flat(a, &[a, b]);
+        let pieces = Pieces::flat(a.shape().elem_count(), a.dtype(), &[a, b]);
         let mut y = Buffer::new(gpu, a.shape(), a.dtype())?;
         let (types, defines) = ([("T", a.dtype())], pieces.defines());
         let launch = pieces.launch(&UNIT, "add", &types, &defines);

@@ -18,6 +18,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 /// Compiled kernels, by GPU (its primary context) and by what they were compiled for.
 static FUNCTIONS: LazyLock<Mutex<HashMap<(usize, Key), CudaFunction>>> = LazyLock::new(Default::default);
 
+/// Group memory that a kernel may declare beside what its launch asks for.
+const DECLARED: usize = 1 << 10;
+
 /// Group memory beyond this is asked for.
 const PLAIN_SHARED: usize = 48 << 10;
 
@@ -102,6 +105,10 @@ fn read<'a>(input: &Input<'a>, stream: &'a CudaStream) -> Result<Pointer<'a>> {
     let Memory::Cuda(storage) = input.memory else {
         bail!("{}: wants its tensors on one device, got one that is not on the GPU", input.op)
     };
+    let (theirs, ours) = (storage.device.cuda_stream(), stream.context().ordinal());
+    if theirs.context().ordinal() != ours {
+        bail!("{}: wants its tensors on GPU {ours}, got one on GPU {}", input.op, theirs.context().ordinal())
+    }
     let offset = input.layout.start_offset();
     match &storage.slice {
         CudaStorageSlice::F32(slice) => at(slice, offset, stream),
@@ -141,8 +148,8 @@ pub(super) fn multiprocessors(device: &CudaDevice) -> usize {
     device.cuda_stream().context().attribute(attribute).map_or(1, |n| n as usize)
 }
 
-/// The most memory of a group, in bytes.
+/// The most memory of a group that a launch may ask for, in bytes, beside the little that a kernel declares itself.
 pub(crate) fn group_memory(device: &CudaDevice) -> usize {
     let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-    device.cuda_stream().context().attribute(attribute).map_or(PLAIN_SHARED, |n| n as usize)
+    device.cuda_stream().context().attribute(attribute).map_or(PLAIN_SHARED, |n| n as usize) - DECLARED
 }

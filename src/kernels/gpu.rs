@@ -366,7 +366,7 @@ impl Key {
         for (to, (_, value)) in key.defines.iter_mut().zip(launch.defines) {
             *to = *value;
         }
-        debug_assert!(launch.types.len() <= key.types.len() && launch.defines.len() <= key.defines.len());
+        assert!(launch.types.len() <= key.types.len() && launch.defines.len() <= key.defines.len());
         key
     }
 }

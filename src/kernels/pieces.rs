@@ -32,18 +32,18 @@ impl Pieces {
     /// The division for these inputs and an output of `dtype`, which begins at 16 bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
         let vec = super::vec(dtype, inputs);
-        let aligned = match (inputs.iter().all(Input::at_16), cols % vec) {
-            (true, 0) => 2,
-            (true, _) if rows == 1 => 1,
-            _ => 0,
-        };
+        let aligned = if inputs.iter().all(Input::at_16) && cols.is_multiple_of(vec) { 2 } else { 0 };
         let threads = if cols <= THREADS[0] * vec * UNROLL { THREADS[0] } else { THREADS[1] };
         Pieces { rows, cols, vec, aligned, threads }
     }
 
-    /// The division of elements in one row.
-    pub fn flat(x: Input<'_>, inputs: &[Input<'_>]) -> Self {
-        Pieces::new(1, x.shape().elem_count(), x.dtype(), inputs)
+    /// The division of `count` elements in one row: inputs and output begin at its first.
+    pub fn flat(count: usize, dtype: DType, inputs: &[Input<'_>]) -> Self {
+        let pieces = Pieces::new(1, count, dtype, inputs);
+        match pieces.aligned == 0 && inputs.iter().all(Input::at_16) {
+            true => Pieces { aligned: 1, ..pieces },
+            false => pieces,
+        }
     }
 
     fn per_row(&self) -> usize {

@@ -280,7 +280,8 @@ impl FusedOp<3> for Op {
             #[cfg(any(feature = "metal", feature = "host"))]
             _ => {
                 let dims = Dims::new(inputs[0].dims(), inputs[1].dims(), self.thd)?;
-                let (y, stats) = metal::Call::new(gpu, &self.options, dims, self.thd, inputs)?.forward(self.trained)?;
+                let (y, stats) =
+                    metal::Call::new(gpu, &self.options, dims, self.thd, inputs)?.forward(self.trained)?;
                 self.gpu_stats.set(stats).ok();
                 Ok(y)
             }

@@ -114,9 +114,10 @@ KERNEL void cross_entropy_bwd(
     }
 }
 
-// Logits become their gradient for a loss gradient of one; `first` says where targets and losses begin.
+// Logits become the gradients of their own rows' losses: the mean's factor would push a large vocabulary's below what
+// f16 holds. `first` says where targets and losses begin.
 KERNEL void cross_entropy_in_place(
-    GLOBAL T* x, GLOBAL const ulong* targets, GLOBAL const float* factor, GLOBAL float* losses, PARAMS(Loss) p) {
+    GLOBAL T* x, GLOBAL const ulong* targets, GLOBAL float* losses, PARAMS(Loss) p) {
     SHARED float scratch[MAX_WARPS];
     const ulong row = my_row();
     if (ROW_THREADS == 32 && row >= p.rows) return;
@@ -128,19 +129,20 @@ KERNEL void cross_entropy_in_place(
     if (target < ulong(n)) {
         out = row_loss(x, target, phase, n, p.smoothing, scratch);
         for (uint s = 0; slot(s, phase) < n; s += FLIGHT)
-            run_grad(x, x, target, s, phase, n, out.lse, p.smoothing, factor[0]);
+            run_grad(x, x, target, s, phase, n, out.lse, p.smoothing, 1.0f);
     } else {
         for (uint s = 0; slot(s, phase) < n; s++) store(x, slot(s, phase), n, filled(out.loss));
     }
     if (thread_id() % ROW_THREADS == 0) losses[p.first + row] = out.loss;
 }
 
-// y = a gradient for a loss gradient of one, times that of the loss.
-KERNEL void cross_entropy_scale(GLOBAL const X* x, GLOBAL const float* g, GLOBAL T* y, PARAMS(Loss) p) {
+// y = a gradient of the sum of losses, times that of the loss and the factor of the reduction.
+KERNEL void cross_entropy_scale(
+    GLOBAL const X* x, GLOBAL const float* g, GLOBAL const float* factor, GLOBAL T* y, PARAMS(Loss) p) {
     const ulong row = my_row();
     if (ROW_THREADS == 32 && row >= p.rows) return;
     const int n = p.cols, phase = row_phase(row, n);
-    const float by = g[0];
+    const float by = g[0] * factor[0];
     for (uint s = 0; slot(s, phase) < n; s++) {
         Vec v = load(x + row * n, slot(s, phase), n, 0.0f);
         for (int k = 0; k < VEC; k++) v.v[k] *= by;
@@ -156,12 +158,6 @@ FN float factor_of(GLOBAL const ulong* targets, ulong rows, uint mean, SHARED_PT
     for (ulong i = thread_id(); i < rows; i += GROUP_SIZE) count += targets[i] != IGNORE ? 1.0f : 0.0f;
     count = group_sum(count, scratch);
     return mean ? 1.0f / max32(count, 1.0f) : 1.0f;
-}
-
-KERNEL void cross_entropy_factor(GLOBAL const ulong* targets, GLOBAL float* factor, PARAMS(Total) p) {
-    SHARED float scratch[MAX_WARPS];
-    const float f = factor_of(targets, p.rows, p.mean, scratch);
-    if (thread_id() == 0) factor[0] = f;
 }
 
 KERNEL void cross_entropy_total(

@@ -179,8 +179,11 @@ impl Gated {
         for x in inputs {
             x.contiguous()?;
         }
-        let (rows, cols) = half.map_or((1, outputs), |cols| (outputs / cols.max(1), cols));
-        let pieces = Pieces::new(rows, cols, dtype, inputs);
+        let pieces = match half {
+            Some(cols) => Pieces::new(outputs / cols.max(1), cols, dtype, inputs),
+            None => Pieces::flat(outputs, dtype, inputs),
+        };
+        let cols = half.unwrap_or(outputs);
         let [a, b, c] = pieces.defines();
         let gelu = self.0 == Activation::Gelu;
         let defines = [a, b, c, ("GELU", gelu as i64), ("HALVES", half.is_some() as i64)];

@@ -17,9 +17,9 @@ use crate::kernels::gemm::{Mat, matmul, matmul_f32, outer_product};
 use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply1, apply2, contiguous, tracked};
 use crate::kernels::{FusedOp, Input, for_dtype, with_inputs};
-use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// Cross-entropy of the rows of `hidden` `(N, H)` through `head` `(V, H)` against `targets` `(N)`: a scalar of `f32`.
 ///
@@ -47,6 +47,7 @@ pub fn linear_cross_entropy(
         tracked: [tracked(&hidden), tracked(&head)],
         head: (!tracked(&head)).then(|| head.clone()),
         grads: Mutex::new([None, None]),
+        factor: OnceLock::new(),
     };
     match tracked(&head) {
         true => apply2(op, &hidden, &head),
@@ -64,8 +65,10 @@ struct FromHidden {
     tracked: [bool; 2],
     /// The head, when it is frozen.
     head: Option<Tensor>,
-    /// Gradients of hidden and head for a loss gradient of one.
+    /// Gradients of hidden and head for a loss gradient of one, but for `factor`.
     grads: Mutex<[Option<Tensor>; 2]>,
+    /// What is left of the reduction's factor, a number on the device of the gradients.
+    factor: OnceLock<Tensor>,
 }
 
 impl FromHidden {
@@ -86,6 +89,8 @@ impl FromHidden {
             let w = Weight::<T>::new("linear_cross_entropy", head)?;
             let w = Mat::rows(w.get(), k);
             let zero = <T as Element>::from_f32(0.0);
+            // The mean's factor would push a large vocabulary's gradients below what f16 holds: it waits for the sums.
+            let (now, later) = if hidden.dtype() == DType::F16 { (1.0, factor) } else { (factor, 1.0) };
             let mut dh = if self.tracked[0] { vec![zero; n * k] } else { Vec::new() };
             let mut dw = if self.tracked[1] { vec![0f32; v * k] } else { Vec::new() };
             let mut losses = vec![0f32; rows.len()];
@@ -102,7 +107,7 @@ impl FromHidden {
                 ).for_each(|((losses, targets), (logits, d))| {
                     for (i, (loss, target)) in losses.iter_mut().zip(targets).enumerate() {
                         let (x, dx) = (&mut logits[i * v..][..v], &mut d[i * v..][..v]);
-                        *loss = row_loss_and_grad(x, dx, *target, smoothing, factor);
+                        *loss = row_loss_and_grad(x, dx, *target, smoothing, now);
                     }
                 });
                 drop(logits);
@@ -120,18 +125,20 @@ impl FromHidden {
                 }
             }
             let dh = self.tracked[0].then(|| tensor(dh, &hidden.shape(), &Device::Cpu)).transpose()?;
-            let dw = self.tracked[1].then(|| tensor(dw, &head.shape(), &Device::Cpu)?.to_dtype(head.dtype())).transpose()?;
+            let dw = self.tracked[1].then(|| tensor(dw, &head.shape(), &Device::Cpu)).transpose()?;
+            self.factor.set(Tensor::new(later, &Device::Cpu)?).ok();
             *self.grads.lock().unwrap_or_else(|e| e.into_inner()) = [dh, dw];
             Ok((storage(vec![(sum_losses(&losses) * factor as f64) as f32]), Shape::from(())))
         })
     }
 
-    fn scaled(&self, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let g = g.to_scalar::<f32>()? as f64;
+    fn scaled(&self, g: &Tensor, dtypes: [DType; 2]) -> Result<[Option<Tensor>; 2]> {
+        let Some(factor) = self.factor.get() else { bail!("linear_cross_entropy: backward before forward") };
+        let g = g.to_scalar::<f32>()? as f64 * factor.to_scalar::<f32>()? as f64;
         let grads = self.grads.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let mut scaled = [None, None];
-        for (out, grad) in scaled.iter_mut().zip(grads) {
-            *out = grad.map(|d| if g == 1.0 { Ok(d) } else { d * g }).transpose()?;
+        for ((out, grad), dtype) in scaled.iter_mut().zip(grads).zip(dtypes) {
+            *out = grad.map(|d| if g == 1.0 { Ok(d) } else { d * g }?.to_dtype(dtype)).transpose()?;
         }
         Ok(scaled)
     }
@@ -163,8 +170,14 @@ impl FusedOp<1> for FromHidden {
         Ok([dh])
     }
 
-    fn cpu_grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
-        let [dh, _] = self.scaled(g)?;
+    fn cpu_grad(
+        &self,
+        [hidden]: [&Tensor; 1],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 1],
+    ) -> Result<[Option<Tensor>; 1]> {
+        let [dh, _] = self.scaled(g, [hidden.dtype(); 2])?;
         Ok([dh])
     }
 }
@@ -192,8 +205,14 @@ impl FusedOp<2> for FromHidden {
         self.gpu_scaled(gpu, [hidden.dtype(), head.dtype()], g)
     }
 
-    fn cpu_grad(&self, _: [&Tensor; 2], _: &Tensor, g: &Tensor, _: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
-        self.scaled(g)
+    fn cpu_grad(
+        &self,
+        [hidden, head]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        _: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        self.scaled(g, [hidden.dtype(), head.dtype()])
     }
 }
 

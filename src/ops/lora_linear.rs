@@ -48,6 +48,11 @@ pub fn lora_linear(x: &Tensor, a: &Tensor, b: &Tensor, base: &LoraLinear) -> Res
             b.dims()
         )
     }
+    if let Some(bias) = &base.bias
+        && bias.dims() != [n]
+    {
+        bail!("lora_linear: wants a bias ({n}) for a weight ({n}, {k}), got {:?}", bias.dims())
+    }
     if tracked(&base.weight) || base.bias.as_ref().is_some_and(tracked) {
         bail!("lora_linear: wants a frozen weight and bias, got one that a variable reaches")
     }

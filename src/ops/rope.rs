@@ -10,7 +10,7 @@ use super::Spec;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
 use crate::kernels::gpu::{self, Buffer, Gpu, Launch, Unit, unit};
 use crate::kernels::tape::{apply1, apply1_strided, tracked};
-use crate::kernels::{Fused, FusedOp, Input, for_dtype, vec, with_inputs};
+use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, vec, with_inputs};
 use bytemuck::NoUninit;
 use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
 
@@ -69,6 +69,7 @@ fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor>
             sin.dims()
         )
     }
+    same_dtype("rope", &[cos, sin])?;
     if tracked(cos) || tracked(sin) {
         bail!("rope: wants tables that are not trained, got one that a variable reaches")
     }

@@ -302,3 +302,51 @@ fn linear_cross_entropy_in_parts_equals_the_sum_of_separate_rows() -> Result<()>
     }
     Ok(())
 }
+
+/// In f16 the mean over many rows of a large vocabulary leaves each gradient less than the type holds.
+#[test]
+fn linear_cross_entropy_in_f16_keeps_small_gradients() -> Result<()> {
+    let make = |rows: usize, seed: f32| {
+        let data = (0..rows * 16).map(move |i| (seed + i as f32 * 12.9898).sin());
+        Tensor::from_iter(data, &crate::device())?.reshape((rows, 16))
+    };
+    let (hidden, head) = (make(512, 0.1)?, make(5000, 0.7)?);
+    let targets = Tensor::from_iter((0..512).map(|i| i * 9), &Device::Cpu)?.to_dtype(DType::I64)?;
+    let grads = |dtype| -> Result<[Tensor; 2]> {
+        let [h, w] = [&hidden, &head].map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap());
+        let scaled = ops::linear_cross_entropy(&h, &w, &targets, &Default::default())?.affine(4096.0, 0.0)?;
+        let grads = scaled.backward()?;
+        Ok([&h, &w].map(|x| grads.get(x).unwrap().to_dtype(DType::F32).unwrap()))
+    };
+    let norm = |x: &Tensor| x.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
+    for (half, exact) in grads(DType::F16)?.iter().zip(grads(DType::F32)?) {
+        let off = norm(&(half - &exact)?)? / norm(&exact)?;
+        assert!(off < 5e-3, "{off}");
+    }
+    Ok(())
+}
+
+/// Rows of odd width do not begin at 16 bytes, also when there is one.
+#[test]
+fn one_row_of_odd_width() -> Result<()> {
+    let table = Tensor::arange(0f32, 3.0 * 4099.0, &Device::Cpu)?.reshape((3, 4099))?;
+    let ids = Tensor::new(&[[1u32]], &Device::Cpu)?;
+    let here = Var::from_tensor(&table.to_device(&crate::device())?)?;
+    let y = ops::embedding(&ids, &here)?;
+    assert_eq!(values(&y)?, values(&table.get(1)?)?);
+    let d = y.sum_all()?.backward()?.get(&here).unwrap().sum(1)?;
+    assert_eq!(values(&d)?, [0.0, 4099.0, 0.0]);
+    for dtype in DTYPES {
+        let x = Tensor::arange(0f32, 66.0, &Device::Cpu)?
+            .reshape((1, 66))?
+            .affine(0.05, -1.0)?
+            .to_dtype(dtype)?;
+        let y = values(&ops::swiglu(&x.to_device(&crate::device())?)?)?;
+        let x = values(&x)?;
+        for (i, y) in y.iter().enumerate() {
+            let exact = x[i] / (1.0 + (-x[i]).exp()) * x[33 + i];
+            assert!((y - exact).abs() < 0.02, "{dtype:?} {i}: {y} {exact}");
+        }
+    }
+    Ok(())
+}

@@ -108,7 +108,12 @@ impl Tiles {
             _ if d.is_multiple_of(64) => tiles(2, 8, 64, 0, 1, 4),
             _ => tiles(1, 8, 32, 0, 1, 1),
         };
-        best.within(limit, |t| t.dkdv_shared(d))
+        let best = best.within(limit, |t| t.dkdv_shared(d));
+        match best.dkdv_shared(d) <= limit {
+            true => best,
+            // Warps that share keys have less room to shrink.
+            false => tiles(1, 8, 32, 0, 1, 1).within(limit, |t| t.dkdv_shared(d)),
+        }
     }
 
     fn dq(d: usize, limit: usize) -> Self {

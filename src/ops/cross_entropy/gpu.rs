@@ -52,31 +52,20 @@ impl CrossEntropy {
         Total { rows: rows as u64, mean: (self.reduction == Reduction::Mean) as u32, unused: 0 }
     }
 
-    /// What each row's gradient is multiplied by.
-    pub(in super::super) fn factor_on(&self, gpu: Gpu<'_>, targets: Input<'_>) -> Result<Buffer> {
-        let mut factor = Buffer::new(gpu, 1, DType::F32)?;
-        let mut args = [targets.into(), (&mut factor).into()];
-        gpu.launch(&one_group("cross_entropy_factor"), &mut args, &self.total(targets.dims()[0]))?;
-        Ok(factor)
-    }
-
-    /// Makes logits their gradient for a loss gradient of one, and writes the rows' losses from `first` on.
-    #[allow(clippy::too_many_arguments, reason = "a kernel's")]
+    /// Makes logits the gradients of their own rows' losses, and writes these from `first` on.
     pub(in super::super) fn in_place(
         &self,
         gpu: Gpu<'_>,
         (m, classes): (usize, usize),
         logits: &mut Buffer,
         targets: Input<'_>,
-        factor: &Buffer,
         losses: &mut Buffer,
         first: usize,
     ) -> Result<()> {
         let rows = Rows::new(m, classes, logits.dtype(), &[]).at_most(TWICE_THREADS);
         let (types, defines) = (types(logits.dtype(), logits.dtype()), self.defines(&rows));
         let launch = rows.launch(&UNIT, "cross_entropy_in_place", &types, &defines);
-        let factor = factor.input("cross_entropy");
-        let mut args = [logits.into(), targets.into(), factor.into(), losses.into()];
+        let mut args = [logits.into(), targets.into(), losses.into()];
         gpu.launch(&launch, &mut args, &self.loss(&rows, first))
     }
 
@@ -105,14 +94,19 @@ fn types(x: DType, y: DType) -> [(&'static str, DType); 2] {
     [("T", y), ("X", x)]
 }
 
-/// A gradient for a loss gradient of one, times `g`, in `dtype`.
-pub(in super::super) fn scaled(gpu: Gpu<'_>, x: Input<'_>, g: Input<'_>, dtype: DType) -> Result<Tensor> {
+/// A gradient of the sum of losses, times two numbers, in `dtype`.
+pub(in super::super) fn scaled(
+    gpu: Gpu<'_>,
+    x: Input<'_>,
+    [g, factor]: [Input<'_>; 2],
+    dtype: DType,
+) -> Result<Tensor> {
     let rows = Rows::new(x.dims()[0], x.dims()[1], dtype, &[x]).at_most(READ_THREADS);
     let mut y = Buffer::new(gpu, x.shape(), dtype)?;
     let (types, defines) = (types(x.dtype(), dtype), CrossEntropy::default().defines(&rows));
     let launch = rows.launch(&UNIT, "cross_entropy_scale", &types, &defines);
     let params = CrossEntropy::default().loss(&rows, 0);
-    gpu.launch(&launch, &mut [x.into(), g.into(), (&mut y).into()], &params)?;
+    gpu.launch(&launch, &mut [x.into(), g.into(), factor.into(), (&mut y).into()], &params)?;
     Ok(y.tensor())
 }
 

@@ -89,7 +89,7 @@ impl Few<'_> {
             x.contiguous()?;
         }
         // Few outputs are spread over more threads: some 28 warps a multiprocessor read.
-        let threads = (28 * 32 * gpu.multiprocessors()).div_ceil(n).next_power_of_two().clamp(32, 128);
+        let threads = (28 * 32 * gpu.multiprocessors()).div_ceil(n.max(1)).next_power_of_two().clamp(32, 128);
         let rows = Rows::new(n, k, self.x.dtype(), &[self.x, self.w]).in_step().at_most(threads);
         let mut y = Buffer::new(gpu, with_last(self.x, n), self.x.dtype())?;
         let dtype = |x: Option<Input<'_>>| x.map_or(DType::F32, |x| x.dtype());

@@ -5,7 +5,7 @@ use super::super::linear::Cast;
 use super::FromHidden;
 use crate::kernels::gpu::{Buffer, Gpu, Operand};
 use crate::kernels::{Input, with_inputs};
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 const OP: &str = "linear_cross_entropy";
 
@@ -19,7 +19,6 @@ impl FromHidden {
     pub(super) fn gpu_forward(&self, gpu: Gpu<'_>, hidden: Input<'_>, head: Input<'_>) -> Result<Buffer> {
         let ((n, k), v, dtype) = ((hidden.dims()[0], hidden.dims()[1]), head.dims()[0], hidden.dtype());
         with_inputs(OP, [&self.targets], |[targets]| {
-            let factor = self.options.factor_on(gpu, targets)?;
             let w = Cast::to(gpu, head, dtype)?;
             let w = Operand::rows(w.input(), k);
             let mut dh = self.tracked[0].then(|| Buffer::new(gpu, (n, k), dtype)).transpose()?;
@@ -34,7 +33,7 @@ impl FromHidden {
                 let mut view = None;
                 let h = Operand::rows(hidden.rows(&mut view, first, m)?, k);
                 gpu.product((m, v, k), 1.0, h, w.t(), 0.0, &mut logits, 0)?;
-                self.options.in_place(gpu, (m, v), &mut logits, targets, &factor, &mut losses, first)?;
+                self.options.in_place(gpu, (m, v), &mut logits, targets, &mut losses, first)?;
                 let d = Operand::rows(logits.input(OP), v);
                 if let Some(dh) = &mut dh {
                     gpu.product((m, k, v), 1.0, d, w, 0.0, dh, first * k)?;
@@ -44,24 +43,27 @@ impl FromHidden {
                     gpu.product((v, k, m), 1.0, d.t(), h, beta, dw, 0)?;
                 }
             }
-            let [loss, _] = self.options.sum(gpu, &losses, targets)?;
+            let [loss, factor] = self.options.sum(gpu, &losses, targets)?;
+            self.factor.set(factor.tensor()).ok();
             let grads = [dh.map(Buffer::tensor), dw.map(Buffer::tensor)];
             *self.grads.lock().unwrap_or_else(|e| e.into_inner()) = grads;
             Ok(loss)
         })
     }
 
-    /// The gradients times that of the loss, in the dtypes of hidden and head.
+    /// The gradients times that of the loss and the reduction's factor, in the dtypes of hidden and head.
     pub(super) fn gpu_scaled(
         &self,
         gpu: Gpu<'_>,
         dtypes: [DType; 2],
         g: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
+        let Some(factor) = self.factor.get() else { bail!("{OP}: backward before forward") };
         let grads = self.grads.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let mut out = [None, None];
         for ((out, grad), dtype) in out.iter_mut().zip(grads).zip(dtypes) {
-            let scale = |d: Tensor| with_inputs(OP, [&d, g], |[d, g]| scaled(gpu, d, g, dtype));
+            let scale =
+                |d: Tensor| with_inputs(OP, [&d, g, factor], |[d, g, f]| scaled(gpu, d, [g, f], dtype));
             *out = grad.map(scale).transpose()?;
         }
         Ok(out)
