@@ -33,9 +33,10 @@ sources=${METAL_CANDLE_SHADERS:?the directory of the kernels}
 nvrtc=target/nvrtc/libnvrtc
 if [ ! -d "$nvrtc" ]; then
     wheel=$(mktemp -d "target/nvrtc/new.XXXXXX")
-    python3 -m pip download -q --no-deps --require-hashes --only-binary=:all: --platform "manylinux2010_$(uname -m)" \
-        --platform "manylinux_2_12_$(uname -m)" -d "$wheel" -r /dev/stdin <<'WHEEL'
-nvidia-cuda-nvrtc==13.0.88 --hash=sha256:ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575
+    python3 -m pip download -q --no-deps --require-hashes --only-binary=:all: --platform "manylinux2014_$(uname -m)" \
+        --platform "manylinux2010_$(uname -m)" -d "$wheel" -r /dev/stdin <<'WHEEL'
+nvidia-cuda-nvrtc==13.0.88 --hash=sha256:ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575 \
+    --hash=sha256:d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b
 WHEEL
     python3 -m zipfile -e "$wheel"/*.whl "$wheel"
     mv "$wheel" "$nvrtc"
