@@ -105,14 +105,25 @@ pub fn named(name: &str) -> Result<Device> {
 /// - Freed memory stays in the process's pool. By default the driver takes it back at every synchronisation, and maps
 ///   it again at the next use.
 ///
+/// The device of a number is opened once; later calls give it again.
+///
 /// # Errors
 ///
-/// When there is no driver or no such GPU, or this build has no `cuda` feature.
+/// When there is no driver or no such GPU, when either is too old (CUDA 13.0, compute capability 8.0), when NVRTC, cuBLAS
+/// or cuRAND of CUDA 13 is missing, or when this build has no `cuda` feature.
 pub fn cuda(index: usize) -> Result<Device> {
     #[cfg(feature = "cuda")]
     return cuda::open(index);
     #[cfg(not(feature = "cuda"))]
     Err(Error::Msg(format!("cuda:{index}: wants a build with `--features cuda`, got one without")))
+}
+
+/// Why the first NVIDIA GPU cannot be computed on; none if it can, or if there is no driver or no GPU.
+pub(crate) fn cuda_is_unfit() -> Option<Error> {
+    #[cfg(feature = "cuda")]
+    return cuda(0).err().filter(|why| !cuda::is_absence(why));
+    #[cfg(not(feature = "cuda"))]
+    None
 }
 
 /// The Apple GPU number `index`.
@@ -211,5 +222,11 @@ mod tests {
         }
         #[cfg(not(feature = "cuda"))]
         assert!(named("cuda").unwrap_err().to_string().contains("--features cuda"));
+    }
+    /// On `METAL_CANDLE_TEST_DEVICE`; two devices of one GPU would not wait for each other.
+    #[test]
+    fn a_gpu_is_opened_once() {
+        let name = std::env::var("METAL_CANDLE_TEST_DEVICE").unwrap_or("cpu".into());
+        assert!(named(&name).unwrap().same_device(&named(&name).unwrap()) || name == "metal");
     }
 }

@@ -5,7 +5,6 @@ use crate::device::{self, Choice};
 use candle_core::{DType, Device};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// What is computed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -61,14 +60,10 @@ pub struct Compute {
 /// The device of a choice; a GPU that the choice would take and cannot is told of.
 pub fn open(choice: Choice) -> anyhow::Result<Device> {
     let device = choice.open()?;
-    if choice == Choice::Auto && device.is_cpu() && cfg!(feature = "cuda") && has_nvidia_driver() {
-        let why = device::cuda(0).err().map_or(String::new(), |e| e.to_string());
+    if choice == Choice::Auto
+        && let Some(why) = device::cuda_is_unfit()
+    {
         terminal::note(format!("computing on the CPU: {why}"));
     }
     Ok(device)
-}
-
-/// Whether the machine has the driver of an NVIDIA GPU.
-pub fn has_nvidia_driver() -> bool {
-    Path::new("/proc/driver/nvidia/version").exists()
 }

@@ -22,7 +22,7 @@ pub trait CausalLm {
     fn forward(&self, ids: &Tensor, cache: &mut Self::Cache) -> Result<Tensor>;
 
     /// As [`CausalLm::forward`], with the logits (rows, tokens, vocabulary) of every position. For one row of at
-    /// most [`VERIFIED_TOGETHER`] tokens they are those that `forward` gives for one token after the other.
+    /// most [`VERIFIED_TOGETHER`] tokens on the CPU they are those that `forward` gives for one token after the other.
     fn forward_all(&self, ids: &Tensor, cache: &mut Self::Cache) -> Result<Tensor>;
 
     /// Forgets all positions from `len` on.
@@ -47,7 +47,7 @@ pub trait CausalLm {
     fn max_positions(&self) -> usize;
 }
 
-/// How many tokens [`CausalLm::forward_all`] reads at once with the result of one after the other.
+/// How many tokens [`CausalLm::forward_all`] reads at once on the CPU with the result of one after the other.
 pub const VERIFIED_TOGETHER: usize = 4;
 
 impl CausalLm for Model {

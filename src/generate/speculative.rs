@@ -3,8 +3,9 @@
 //! Leviathan et al., [Fast Inference from Transformers via Speculative Decoding](https://arxiv.org/abs/2211.17192).
 //! A proposal `x`, drawn from the draft's distribution `q`, is kept with probability `min(1, p(x) / q(x))`; else a
 //! token is drawn from `max(0, p - q)`: what comes out is distributed as `p`, the model's own. Greedy decoding keeps
-//! a proposal if it is the model's choice. It is checked in passes of as many tokens as the model reads with the same
-//! rounding as one after the other ([`VERIFIED_TOGETHER`]): the answer is plain decoding's, token for token.
+//! a proposal if it is the model's choice. It is checked in passes of as many tokens as the CPU reads with the same
+//! rounding as one after the other ([`VERIFIED_TOGETHER`]): there the answer is plain decoding's, token for token. On
+//! a GPU two tokens whose logits are equal but for rounding may change places.
 
 use std::ops::ControlFlow;
 use std::time::Instant;

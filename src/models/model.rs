@@ -71,8 +71,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// When there is no token, an id is outside the vocabulary, or the cache is of another batch or model. The
-    /// cache then holds what it held before.
+    /// When there is no token, an id on the CPU is outside the vocabulary, or the cache is of another batch or model.
+    /// The cache then holds what it held before. Ids on a GPU are not read back: one outside the vocabulary gives NaN.
     pub fn forward(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         self.check(input_ids)?;
         ops::in_pool(|| {
@@ -85,11 +85,12 @@ impl Model {
 
     /// As [`Model::forward`], with the logits of every one of the tokens: (B, T, V), f32.
     ///
-    /// Up to four tokens of one row get, to the last bit, what [`Model::forward`] gives for one after the other.
+    /// On the CPU up to four tokens of one row get, to the last bit, what [`Model::forward`] gives for one after the
+    /// other.
     ///
     /// # Errors
     ///
-    /// As [`Model::forward`].
+    /// As [`Model::forward`], with the same said of ids on a GPU.
     pub fn forward_all(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         self.check(input_ids)?;
         ops::in_pool(|| {
@@ -107,7 +108,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// When there is no token, an id is outside the vocabulary, or `keys` is of another batch.
+    /// When there is no token, an id on the CPU is outside the vocabulary, or `keys` is of another batch. Ids on a GPU
+    /// are not read back: one outside the vocabulary gives NaN.
     pub fn logits(&self, input_ids: &Tensor, keys: Keys) -> Result<Tensor> {
         let (rows, len) = self.check(input_ids)?;
         let context = self.context(rows, len, keys, Pass::default())?;
@@ -134,7 +136,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// When an id is outside the vocabulary, or the context is of another batch.
+    /// When an id on the CPU is outside the vocabulary, or the context is of another batch. Ids on a GPU are not read
+    /// back: one outside the vocabulary gives NaN.
     pub fn hidden(&self, input_ids: &Tensor, context: &Context) -> Result<Tensor> {
         let mut x = self.embed(input_ids, context.pass)?;
         for layer in &self.layers {
@@ -147,7 +150,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// When an id is outside the vocabulary.
+    /// When an id on the CPU is outside the vocabulary. Ids on a GPU are not read back: one outside gives a row of NaN.
     pub fn embed(&self, input_ids: &Tensor, pass: Pass) -> Result<Tensor> {
         self.embed_tokens.forward(input_ids, self.dtype, pass)
     }

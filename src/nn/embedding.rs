@@ -25,7 +25,7 @@ impl Embedding {
     ///
     /// # Errors
     ///
-    /// When an id is outside the table.
+    /// When an id on the CPU is outside the table. Ids on a GPU are not read back: one outside gives a row of NaN.
     pub fn forward(&self, ids: &Tensor, dtype: DType, pass: Pass) -> Result<Tensor> {
         let x = ops::embedding_padded(ids, &pass.tensor(&self.weight), self.padding)?;
         let x = ops::cast(&x, dtype)?;

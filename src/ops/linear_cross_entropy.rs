@@ -6,6 +6,8 @@
 
 mod gpu;
 
+pub(crate) use gpu::CHUNK as GPU_CHUNK;
+
 use super::cross_entropy::{
     CrossEntropy, IGNORE, placed, reference, row_loss_and_grad, sum_losses, test_targets,
 };

@@ -45,6 +45,7 @@ pub use glue::add;
 pub(crate) use glue::{affine, cast, narrow, reshape};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub(crate) use linear_cross_entropy::GPU_CHUNK as LOGITS_CHUNK;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{LoraLinear, lora_linear};
 pub use rms_norm::{add_rms_norm, rms_norm};

@@ -3,6 +3,7 @@
 use crate::device;
 use crate::models::{Config, Layer, Model};
 use crate::nn::Linear;
+use crate::ops::LOGITS_CHUNK;
 use candle_core::{DType, Device};
 use serde::Serialize;
 use std::fmt;
@@ -36,6 +37,7 @@ impl MemoryPlan {
         let full = trained > factors && !model.has_replaced_weights();
         let weights = model.parameter_count() * if full { 4 } else { model.dtype().size_in_bytes() };
         let shape = Shape::new(&model.config, model.dtype(), rows * len);
+        let head = shape.head(model.head().is_variable(), !model.device().is_cpu());
         let embedding = vars.iter().any(|(name, _)| name.ends_with("embed_tokens.weight"));
         let reached: Vec<&Layer> =
             model.layers().iter().skip_while(|layer| !embedding && !layer.is_trained()).collect();
@@ -55,7 +57,7 @@ impl MemoryPlan {
             gradients: 4 * trained,
             optimizer: 8 * trained,
             activations,
-            transient: shape.head(model.head().is_variable()).max(rerun + shape.layer_backward()),
+            transient: head.max(rerun + shape.layer_backward()),
         }
     }
 
@@ -144,16 +146,27 @@ impl Shape {
         self.tokens * mlp.max(attention)
     }
 
-    /// A chunk of logits with its gradient, hidden states and theirs; in full fine-tuning the head's gradient.
-    fn head(&self, trained: bool) -> usize {
-        let rows = ((1 << 24) / self.vocab.max(1)).max(32).min(self.tokens.max(32));
+    /// A chunk of logits with its gradient (on a GPU one takes the other's place), hidden states and theirs; in full
+    /// fine-tuning the head's gradient.
+    fn head(&self, trained: bool, on_gpu: bool) -> usize {
+        let logits = match on_gpu {
+            true => {
+                let row = self.vocab.max(1) * self.bytes;
+                (LOGITS_CHUNK / row).max(128).min(self.tokens) * row
+            }
+            false => {
+                let rows = ((1 << 24) / self.vocab.max(1)).max(32).min(self.tokens.max(32));
+                rows * self.vocab * (4 + self.bytes)
+            }
+        };
         let head = if trained { 12 * self.vocab * self.hidden } else { 0 };
-        rows * self.vocab * (4 + self.bytes) + 3 * self.tokens * self.bytes * self.hidden + head
+        logits + 3 * self.tokens * self.bytes * self.hidden + head
     }
 }
 
-/// The bytes this process may still take of a device's memory. Of the CPU's: what the machine has free, what its control groups leave it, what its
-/// address space may grow by, whichever is least. None where the system does not say (anywhere but Linux).
+/// The bytes this process may still take of a device's memory. Of the CPU's: what the machine has free, what its control
+/// groups leave it, what its address space may grow by, whichever is least. None where the system does not say (anywhere
+/// but Linux).
 pub fn available(device: &Device) -> Option<u64> {
     if !device.is_cpu() {
         return device::available(device);
@@ -191,4 +204,26 @@ fn control_group(own: &str) -> Option<u64> {
     let of_v1 = v1
         .filter_map(|dir| left(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"));
     of_v2.chain(of_v1).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_holds_its_own_chunk_of_logits() {
+        let serde_json::Value::Object(config) = serde_json::json!({
+            "model_type": "llama", "vocab_size": 150_000, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
+        }) else {
+            unreachable!()
+        };
+        let config = Config::from_json("config", config).unwrap();
+        let head = |tokens: usize, on_gpu: bool| {
+            let shape = Shape::new(&config, DType::BF16, tokens);
+            shape.head(false, on_gpu) - 3 * tokens * 2 * 8
+        };
+        assert!((LOGITS_CHUNK * 9 / 10..=LOGITS_CHUNK).contains(&head(4096, true)));
+        assert_eq!((head(10, true), head(4096, false)), (10 * 150_000 * 2, 111 * 150_000 * 6));
+    }
 }

@@ -4,7 +4,6 @@ mod findings;
 mod measure;
 mod model;
 
-use super::compute::has_nvidia_driver;
 use super::terminal::{self, Lines, wrapped};
 use crate::device::{Choice, CudaGpu, cuda_gpus};
 use crate::load::ModelDir;
@@ -12,6 +11,7 @@ use findings::Finding;
 use measure::Speed;
 use model::ModelFacts;
 use serde::Serialize;
+use std::path::Path;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// The version that Cargo.toml pins.
@@ -96,15 +96,20 @@ struct Cache {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let machine = machine();
     // A model that cannot be read is an error before a second is spent on measuring.
+    let device = Choice::Auto.open()?;
     let model = match &args.model {
-        Some(given) => Some(ModelFacts::read(&ModelDir::resolve(given)?, &Choice::Auto.open()?)?),
+        Some(given) => Some(ModelFacts::read(&ModelDir::resolve(given)?, &device)?),
         None => None,
     };
     let speed = (!args.no_measure).then(measure::speed).transpose()?;
-    let model = model.map(|facts| facts.at(speed.as_ref(), &machine));
+    let model = model.map(|facts| match device.is_cpu() {
+        true => facts.at(speed.as_ref(), Some(machine.available_bytes)),
+        // What is measured is the CPU.
+        false => facts.at(None, crate::device::available(&device)),
+    });
     let cache = cache();
     let devices = devices(&machine);
-    let idle = idle_gpu().filter(|_| devices.iter().filter(|device| device.used).count() == 1);
+    let idle = idle_gpu(&devices).filter(|_| devices.iter().filter(|device| device.used).count() == 1);
     let findings = findings::all(&machine, cache.free_bytes, idle);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -162,10 +167,12 @@ fn features() -> Vec<&'static str> {
 }
 
 /// A GPU of this machine, which is idle if no device but the CPU is used.
-fn idle_gpu() -> Option<&'static str> {
+fn idle_gpu(devices: &[Device]) -> Option<&'static str> {
     match () {
         _ if cfg!(target_os = "macos") => Some("an Apple GPU"),
-        _ if has_nvidia_driver() => Some("an NVIDIA GPU"),
+        _ if devices.iter().any(|device| device.gpu.is_some()) => Some("an NVIDIA GPU"),
+        // A build without `cuda` asks no driver.
+        _ if Path::new("/proc/driver/nvidia/version").exists() => Some("an NVIDIA GPU"),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! What a model needs, and how fast it can be on this machine.
 
+use super::gb;
 use super::measure::Speed;
-use super::{Machine, gb};
 use crate::cli::compute::Precision;
 use crate::load::ModelDir;
 use crate::models::Config;
@@ -51,11 +51,11 @@ impl ModelFacts {
         })
     }
 
-    /// With what this machine makes of it.
-    pub fn at(mut self, speed: Option<&Speed>, machine: &Machine) -> Self {
+    /// With what the device that computes makes of it, whose memory has so many bytes left.
+    pub fn at(mut self, speed: Option<&Speed>, available: Option<u64>) -> Self {
         self.decode_tokens_per_s_at_most =
             speed.map(|speed| speed.read_gb_per_s * 1e9 / self.weight_bytes as f64);
-        self.fits = Some(self.weight_bytes < machine.available_bytes);
+        self.fits = available.map(|bytes| self.weight_bytes < bytes);
         self
     }
 

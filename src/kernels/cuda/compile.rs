@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 pub(super) fn module(context: &Arc<CudaContext>, text: &str, launch: &Launch<'_>) -> Result<Arc<CudaModule>> {
     let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
+    // `device::cuda` refuses such a GPU; `Device::new_cuda` does not.
     if major < 8 {
         bail!("cuda: wants a GPU of compute capability 8.0 or more, got {major}.{minor}")
     }

@@ -10,7 +10,7 @@ use candle_core::{DType, Result, Tensor, bail};
 const OP: &str = "linear_cross_entropy";
 
 /// Bytes of logits held at a time: products of a thousand rows and more of a large vocabulary run at full speed.
-const CHUNK: usize = 320 << 20;
+pub(crate) const CHUNK: usize = 320 << 20;
 
 /// Rows of a chunk are a multiple of this: what a tile of a product has.
 const TILE: usize = 128;
