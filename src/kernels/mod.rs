@@ -9,6 +9,12 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod element;
 pub(crate) mod gemm;
+// Without a GPU there is none to match, and with the host's alone nobody asks for fast math.
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "metal", feature = "host")),
+    allow(unused, unreachable_code, clippy::needless_pass_by_value)
+)]
+#[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
 pub(crate) mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;

@@ -17,7 +17,9 @@ use super::Spec;
 use crate::kernels::element::Element;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use crate::kernels::gpu::{Buffer, Gpu};
-use crate::kernels::tape::{apply3_strided, contiguous, tracked};
+#[cfg(any(feature = "metal", feature = "host"))]
+use crate::kernels::tape::tracked;
+use crate::kernels::tape::{apply3_strided, contiguous};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use candle_core::Error;
