@@ -119,6 +119,7 @@ pub fn cuda(index: usize) -> Result<Device> {
 }
 
 /// Why the first NVIDIA GPU cannot be computed on; none if it can, or if there is no driver or no GPU.
+#[cfg(feature = "cli")]
 pub(crate) fn cuda_is_unfit() -> Option<Error> {
     #[cfg(feature = "cuda")]
     return cuda(0).err().filter(|why| !cuda::is_absence(why));

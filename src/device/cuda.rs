@@ -17,6 +17,7 @@ fn failed(what: impl std::fmt::Display) -> Error {
 }
 
 /// Whether the error says that there is nothing to compute on, rather than what is wrong with it.
+#[cfg(feature = "cli")]
 pub(super) fn is_absence(error: &Error) -> bool {
     let error = error.to_string();
     error.ends_with(NO_GPU) || error.ends_with(NO_DRIVER)
