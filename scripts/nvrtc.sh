@@ -41,7 +41,8 @@ WHEEL
     python3 -m zipfile -e "$wheel"/*.whl "$wheel"
     mv "$wheel" "$nvrtc"
 fi
-python3 - "$nvrtc"/nvidia/cu13/lib/libnvrtc.so.13 "$sources" <<'PYTHON'
+# NVRTC loads a library from beside itself by name.
+LD_LIBRARY_PATH=$nvrtc/nvidia/cu13/lib python3 - "$nvrtc"/nvidia/cu13/lib/libnvrtc.so.13 "$sources" <<'PYTHON'
 import concurrent.futures, ctypes, pathlib, sys
 
 nvrtc = ctypes.CDLL(sys.argv[1])
