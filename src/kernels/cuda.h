@@ -1,9 +1,6 @@
 // The kernel dialect on CUDA: NVRTC, compiled when first used.
 // No toolkit header is included, so that a user needs only the driver and NVRTC.
 
-#ifndef RESIDENT  // groups of a multiprocessor that registers are shared among
-#define RESIDENT 1
-#endif
 #define KERNEL extern "C" __global__ __launch_bounds__(GROUP_SIZE, RESIDENT)
 #define FN __device__ __forceinline__
 #define GLOBAL

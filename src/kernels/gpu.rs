@@ -256,7 +256,7 @@ impl Gpu<'_> {
     }
 
     /// Where its tensors are.
-    #[allow(dead_code, reason = "not used in a build without a GPU")]
+    #[cfg(any(feature = "metal", feature = "host"))]
     pub fn device(self) -> Device {
         match self {
             #[cfg(feature = "cuda")]
@@ -317,7 +317,6 @@ pub(crate) fn on<R>(tensor: &Tensor, f: impl FnOnce(Gpu<'_>) -> Result<R>) -> Op
 }
 
 /// The source of a launch's unit: its types, its constants, the dialect, the shared part, and the unit.
-#[allow(dead_code, reason = "not used in a build without a GPU")]
 pub(super) fn source(dialect: &str, launch: &Launch<'_>) -> Result<String> {
     use std::fmt::Write;
     // The constants come after what the dialect includes, whose names they may be.
@@ -343,7 +342,6 @@ fn type_name(op: &str, dtype: DType) -> Result<&'static str> {
 }
 
 /// What a compiled kernel depends on.
-#[allow(dead_code, reason = "not used in a build without a GPU")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     unit: usize,
@@ -353,7 +351,6 @@ pub(super) struct Key {
     defines: [i64; 16],
 }
 
-#[allow(dead_code, reason = "not used in a build without a GPU")]
 impl Key {
     /// The names of types and constants are the same in every launch of one kernel; their values make the key.
     pub fn new(launch: &Launch<'_>) -> Self {

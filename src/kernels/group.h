@@ -7,26 +7,28 @@
 
 constexpr SCOPE uint MAX_WARPS = 32;
 
+// Groups of a multiprocessor that its registers are shared among, where a kernel does not say.
+#ifndef RESIDENT
+#define RESIDENT 1
+#endif
+
 // e^v for v <= 0, within 2^-22 of 1 and the rounding of v.
 FN float exp_below(float v) { return exp2_fast(v * 1.44269504f); }
 
-// The sum of v over the group, in every thread. `scratch` holds MAX_WARPS floats.
-FN float group_sum(float v, SHARED_PTR(float) scratch) {
-    v = warp_sum(v);
-    barrier();  // the last reader of scratch is done
-    if (thread_id() % WARP == 0) scratch[thread_id() / WARP] = v;
-    barrier();
-    const uint lane = thread_id() % WARP;
-    return warp_sum(lane < GROUP_SIZE / WARP ? scratch[lane] : 0.0f);
-}
-
-// As group_sum, in memory that no thread may still be reading: one barrier is all there is.
+// The sum of v over the group, in every thread. `scratch` holds MAX_WARPS floats that no thread may still be reading: one
+// barrier is all there is.
 FN float group_sum_once(float v, SHARED_PTR(float) scratch) {
     v = warp_sum(v);
     if (thread_id() % WARP == 0) scratch[thread_id() / WARP] = v;
     barrier();
     const uint lane = thread_id() % WARP;
     return warp_sum(lane < GROUP_SIZE / WARP ? scratch[lane] : 0.0f);
+}
+
+// As group_sum_once, in memory that has been used before.
+FN float group_sum(float v, SHARED_PTR(float) scratch) {
+    barrier();
+    return group_sum_once(v, scratch);
 }
 
 // The maximum of v over the group, in every thread; NaN is left out.
