@@ -7,18 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The exit status of a run that was stopped: 128 and the number of SIGINT, as shells have it.
 pub const STATUS: u8 = 130;
 
+static PRESSED: AtomicBool = AtomicBool::new(false);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static IDLE: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening; `answer` is what the first Ctrl-C is told.
 pub fn install(answer: Option<&'static str>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
-        if IDLE.load(Ordering::SeqCst) || REQUESTED.swap(true, Ordering::SeqCst) {
+        if IDLE.load(Ordering::SeqCst) || PRESSED.swap(true, Ordering::SeqCst) {
             std::process::exit(STATUS.into());
         }
+        // Said before it is acted on: what the run says of its end comes after.
         if let Some(answer) = answer {
             writeln!(std::io::stderr(), "\n{answer}").ok();
         }
+        REQUESTED.store(true, Ordering::SeqCst);
     })?;
     Ok(())
 }
@@ -48,5 +51,6 @@ pub fn check(what: &str) -> crate::Result<()> {
 
 /// What was asked to stop has stopped: the next Ctrl-C is a first one again.
 pub fn clear() {
+    PRESSED.store(false, Ordering::SeqCst);
     REQUESTED.store(false, Ordering::SeqCst);
 }
