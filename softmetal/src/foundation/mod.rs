@@ -1,0 +1,1 @@
+//! The Foundation classes that Metal's callers use.

@@ -1,0 +1,1 @@
+//! The Metal Performance Shaders classes for matrices, to Apple's documented contract.

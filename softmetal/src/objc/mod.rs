@@ -1,0 +1,1 @@
+//! The Objective-C runtime: classes, messages, reference counts, autorelease pools, blocks.
