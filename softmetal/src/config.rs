@@ -29,7 +29,8 @@ impl Config {
     fn from_env() -> Self {
         let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty());
         let cache = set("SOFTMETAL_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            let home = || set("HOME").map_or_else(std::env::temp_dir, |home| PathBuf::from(home).join(".cache"));
+            let home =
+                || set("HOME").map_or_else(std::env::temp_dir, |home| PathBuf::from(home).join(".cache"));
             set("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("softmetal")
         });
         Self {

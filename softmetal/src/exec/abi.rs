@@ -64,6 +64,8 @@ pub const MEM_THREADGROUP: c_int = 2;
 pub const ACCESS_READ: c_int = 0;
 pub const ACCESS_WRITE: c_int = 1;
 pub const ACCESS_ATOMIC: c_int = 2;
+pub const ACCESS_ATOMIC_READ: c_int = 3;
+pub const ACCESS_ALIGNED: c_int = 8;
 pub const COMPLAINT_INACTIVE_LANE: c_int = 0;
 pub const COMPLAINT_UNDEFINED: c_int = 1;
 
@@ -72,7 +74,8 @@ pub struct Runtime {
     pub thread: unsafe extern "C" fn() -> *const Thread,
     pub barrier: unsafe extern "C" fn(c_int, c_int, Site),
     pub exchange: unsafe extern "C" fn(*const c_void, u32, *mut u32, Site) -> *const c_void,
-    pub threadgroup_variable: unsafe extern "C" fn(*const c_void, usize, usize, *const c_char, Site) -> *mut c_void,
+    pub threadgroup_variable:
+        unsafe extern "C" fn(*const c_void, usize, usize, *const c_char, Site) -> *mut c_void,
     pub complain: unsafe extern "C" fn(c_int, *const c_char, Site),
     pub access: unsafe extern "C" fn(*const c_void, usize, c_int, *const c_void),
 }

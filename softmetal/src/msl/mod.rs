@@ -57,6 +57,14 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
+    /// The kernel of an entry.
+    ///
+    /// # Safety
+    /// The entry and the code it points to are of an image that stays loaded, and as `shim/abi.h` says.
+    pub unsafe fn new(entry: &'static crate::exec::abi::KernelEntry) -> Self {
+        Self { entry }
+    }
+
     /// Its entry in the image.
     pub fn entry(&self) -> &'static crate::exec::abi::KernelEntry {
         self.entry
