@@ -62,5 +62,6 @@ pub fn add(report: Report) {
 
 /// All findings since the last call.
 pub fn take() -> Vec<Report> {
+    crate::metal::memory::drain();
     std::mem::take(&mut REPORTS.lock().unwrap_or_else(|e| e.into_inner()))
 }

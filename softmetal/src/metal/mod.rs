@@ -1,1 +1,3 @@
 //! The Metal classes.
+
+pub mod memory;
