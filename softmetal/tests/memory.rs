@@ -1,6 +1,7 @@
 //! The memory of buffers: each way to misuse it is reported, and the right use beside it is not.
 
-use softmetal::metal::memory::{Allocation, StorageMode, Token, poison, running};
+use softmetal::exec::memory::{Place, find, poison};
+use softmetal::metal::memory::{Allocation, StorageMode, Token, running};
 use softmetal::report::{self, Kind, Report};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
@@ -78,6 +79,18 @@ fn fresh_memory_is_recognised() {
             write(&memory, offset, 0);
         }
     }
+}
+
+#[test]
+fn kernels_find_buffers_by_address() {
+    let memory = shared(100, "found");
+    let address = memory.memory().address() as usize;
+    assert_eq!(find(address + 99), Place::Memory("found".into(), 100, 99));
+    assert_eq!(find(address + 4096), Place::Arena(Some(("found".into(), 100, 4096))));
+    memory.set_label("renamed");
+    assert_eq!(find(address), Place::Memory("renamed".into(), 100, 0));
+    drop(memory);
+    assert!(matches!(find(address), Place::Arena(_)));
 }
 
 #[test]

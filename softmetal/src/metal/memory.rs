@@ -11,22 +11,12 @@
 mod arena;
 mod fault;
 
-use crate::exec::Memory;
+use crate::exec::{Memory, memory::poison};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use fault::{Running, drain, running};
-
-/// What fresh memory holds in the eight bytes from `offset` on, which is a multiple of eight: whoever reads all of them
-/// unchanged reads what nothing has written. As `half`, `bfloat` and `float` it is not a number, as an index it is far
-/// out of bounds.
-pub fn poison(offset: usize) -> u64 {
-    let mut mix = (offset as u64 / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mix = (mix ^ (mix >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mix ^= mix >> 32;
-    0x7fc0_7fc0_7fc0_7fc0 | (mix & 0x003f_003f_003f_003f)
-}
 
 /// Who may use a buffer's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +55,7 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// Memory that holds [`poison`]; none if there is not so much. Reports call it `label` and its length.
+    /// Memory that holds [poison](crate::exec::memory::poison); none if there is not so much. Reports call it `label` and its length.
     pub fn new(length: usize, mode: StorageMode, label: impl Into<Arc<str>>) -> Option<Self> {
         let allocation = Self::reserve(length, mode, label.into())?;
         let words = length / 8;
@@ -114,7 +104,9 @@ impl Allocation {
 
     /// What reports call it from now on.
     pub fn set_label(&self, label: impl Into<Arc<str>>) {
-        arena::get().with(self.start, |entry| entry.label = label.into());
+        let label = label.into();
+        self.memory.rename(&label);
+        arena::get().with(self.start, |entry| entry.label = label);
     }
 
     /// A command buffer that was committed reads it, or writes it too: until that is known to have completed, the host

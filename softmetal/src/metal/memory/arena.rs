@@ -20,7 +20,9 @@ static ARENA: OnceLock<Arena> = OnceLock::new();
 pub(super) fn get() -> &'static Arena {
     ARENA.get_or_init(|| {
         fault::install();
-        Arena::reserve()
+        let arena = Arena::reserve();
+        crate::exec::memory::set_arena(arena.gpu..arena.gpu + arena.size);
+        arena
     })
 }
 
