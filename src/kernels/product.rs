@@ -63,7 +63,7 @@ pub(super) fn product(
     gpu.launch(&launch, &mut [a.x.into(), b.x.into(), c.into()], &params)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "host"))]
 mod tests {
     use super::*;
     use crate::kernels::{host, with_inputs};
