@@ -65,3 +65,8 @@ pub fn take() -> Vec<Report> {
     crate::metal::memory::drain();
     std::mem::take(&mut REPORTS.lock().unwrap_or_else(|e| e.into_inner()))
 }
+
+/// How many findings there are since the last [`take`].
+pub fn count() -> usize {
+    REPORTS.lock().unwrap_or_else(|e| e.into_inner()).len()
+}
