@@ -1,12 +1,12 @@
 //! Memory that kernels use, and the map of all of it: what an address of the GPU's is.
 //!
-//! All buffers lie in one reserved range, the arena, with unmapped pages between them: an address in the arena that
+//! All buffers lie in a reserved range, the arena, with unmapped pages between them: an address in the arena that
 //! is in no buffer is out of bounds, and the map says of which.
 
 use super::shadow::Shadow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 /// Memory that kernels use: a buffer's, as the GPU sees it.
 pub struct Memory {
@@ -74,12 +74,11 @@ struct Live {
 
 /// Every memory that lives, by address.
 static MAP: RwLock<BTreeMap<usize, Live>> = RwLock::new(BTreeMap::new());
-static ARENA: OnceLock<Range<usize>> = OnceLock::new();
+static ARENAS: RwLock<Vec<Range<usize>>> = RwLock::new(Vec::new());
 
-/// Says which addresses are reserved for buffers. Once a process.
-pub fn set_arena(addresses: Range<usize>) {
-    let set = ARENA.get_or_init(|| addresses.clone());
-    assert_eq!(*set, addresses, "the arena is reserved once");
+/// Says that addresses are reserved for buffers.
+pub fn add_arena(addresses: Range<usize>) {
+    ARENAS.write().unwrap_or_else(|e| e.into_inner()).push(addresses);
 }
 
 /// What an address is.
@@ -87,7 +86,7 @@ pub fn set_arena(addresses: Range<usize>) {
 pub enum Place {
     /// Inside of a memory that lives: its name, its length, the offset.
     Memory(Arc<str>, usize, usize),
-    /// Inside of the arena and of no memory: name and length of the nearest, and the offset from its beginning.
+    /// Inside of an arena and of no memory: name and length of the nearest, and the offset from its beginning.
     Arena(Option<(Arc<str>, usize, isize)>),
     /// Neither.
     Elsewhere,
@@ -102,7 +101,8 @@ pub fn find(address: usize) -> Place {
     {
         return Place::Memory(live.name.clone(), live.length, address - start);
     }
-    if !ARENA.get().is_some_and(|arena| arena.contains(&address)) {
+    let arenas = ARENAS.read().unwrap_or_else(|e| e.into_inner());
+    if !arenas.iter().any(|arena| arena.contains(&address)) {
         return Place::Elsewhere;
     }
     let distance = |(start, live): (&usize, &Live)| match address.checked_sub(*start) {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn nearest_memory() {
         let start = 0x7000_0000_0000;
-        set_arena(start..start + 0x10_0000);
+        add_arena(start..start + 0x10_0000);
         // SAFETY: never accessed.
         let a = unsafe { Memory::new((start + 0x1000) as *mut u8, 100, "a".into()) };
         // SAFETY: as above.

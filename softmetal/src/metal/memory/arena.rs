@@ -21,7 +21,7 @@ pub(super) fn get() -> &'static Arena {
     ARENA.get_or_init(|| {
         fault::install();
         let arena = Arena::reserve();
-        crate::exec::memory::set_arena(arena.gpu..arena.gpu + arena.size);
+        crate::exec::memory::add_arena(arena.gpu..arena.gpu + arena.size);
         arena
     })
 }
