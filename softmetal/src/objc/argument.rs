@@ -1,7 +1,7 @@
 //! What messages carry: Rust types, their shape in a register, and their Objective-C type encodings.
 
 use super::class::{Class, IsClass};
-use super::object::{Instance, Object, Strong};
+use super::object::{AnyStrong, Instance, Object, Strong};
 use super::selector::Selector;
 use super::{pool, refuse};
 use std::ffi::{c_char, c_void};
@@ -223,6 +223,27 @@ impl<T: IsClass> Returned for Strong<T> {
             unsafe { pool::autorelease_returned(object) };
         }
         object
+    }
+}
+
+impl Returned for AnyStrong {
+    type Raw = *mut Object;
+    const ENCODING: &'static str = "@";
+    fn into_raw(self, to_caller: bool) -> *mut Object {
+        let object = AnyStrong::into_raw(self);
+        if !to_caller {
+            // SAFETY: the count that was given up.
+            unsafe { pool::autorelease_returned(object) };
+        }
+        object
+    }
+}
+
+impl Returned for Option<AnyStrong> {
+    type Raw = *mut Object;
+    const ENCODING: &'static str = "@";
+    fn into_raw(self, to_caller: bool) -> *mut Object {
+        self.map_or(std::ptr::null_mut(), |object| Returned::into_raw(object, to_caller))
     }
 }
 

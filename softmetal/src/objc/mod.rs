@@ -73,7 +73,7 @@ pub use class::Parts;
 pub use class::{Class, IsClass, Lives, class, class_named, classes};
 pub use leaks::{check_at_exit, live};
 pub use method::{Allocated, Implementation, Method, Receiver};
-pub use object::{Instance, Object, Strong};
+pub use object::{AnyStrong, Instance, Object, Strong};
 #[doc(hidden)]
 pub use object::{drop_state, free};
 pub use pool::with_pool;

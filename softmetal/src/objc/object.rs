@@ -180,6 +180,58 @@ impl<T: IsClass> Drop for Strong<T> {
     }
 }
 
+/// An owned reference to an object of any class: what collections hold.
+pub struct AnyStrong(*mut Object);
+
+// SAFETY: states are `Send` and `Sync` (`IsClass`), and counts are atomic.
+unsafe impl Send for AnyStrong {}
+// SAFETY: as above.
+unsafe impl Sync for AnyStrong {}
+
+impl AnyStrong {
+    /// One reference more to an object.
+    pub fn retain(object: &Object) -> Self {
+        // SAFETY: a live object.
+        unsafe { retain(object.as_ptr()) };
+        Self(object.as_ptr())
+    }
+
+    /// Gives the count away with the address.
+    pub fn into_raw(self) -> *mut Object {
+        let object = self.0;
+        std::mem::forget(self);
+        object
+    }
+}
+
+impl<T: IsClass> From<Strong<T>> for AnyStrong {
+    fn from(object: Strong<T>) -> Self {
+        Self(object.into_raw())
+    }
+}
+
+impl Clone for AnyStrong {
+    fn clone(&self) -> Self {
+        Self::retain(self)
+    }
+}
+
+impl Deref for AnyStrong {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        // SAFETY: alive as long as this owns a count.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for AnyStrong {
+    fn drop(&mut self) {
+        // SAFETY: the count that this owns.
+        unsafe { release(self.0) }
+    }
+}
+
 /// Drops the state of an instance and keeps its header.
 ///
 /// # Safety
