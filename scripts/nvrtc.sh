@@ -43,25 +43,44 @@ WHEEL
 fi
 # NVRTC loads a library from beside itself by name.
 LD_LIBRARY_PATH=$nvrtc/nvidia/cu13/lib python3 - "$nvrtc"/nvidia/cu13/lib/libnvrtc.so.13 "$sources" <<'PYTHON'
-import concurrent.futures, ctypes, pathlib, sys
+import concurrent.futures, ctypes, pathlib, re, sys
 
 nvrtc = ctypes.CDLL(sys.argv[1])
-options = [b"--gpu-architecture=sm_80", b"--std=c++17"]
 
-def log_of(path):
+def compiled(path, architecture):
+    """The machine code, or none, and what NVRTC says."""
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), path.read_bytes(), path.name.encode(), 0, None, None)
     failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    return log.value.decode() if failed else None
+    length, text = (nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
+    if not failed:
+        length, text = (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    length(program, ctypes.byref(size))
+    out = ctypes.create_string_buffer(size.value)
+    text(program, out)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return (None, out.value.decode()) if failed else (out.raw, "")
 
 kernels = sorted(pathlib.Path(sys.argv[2]).glob("*.cu"))
 if not kernels:
     sys.exit(f"nvrtc.sh: no kernels in {sys.argv[2]}")
+# Of the kernels with instructions of the GPU's, those for bf16 are compiled for the next architecture too.
+bf16 = re.compile(r"^(#define BF16 1|typedef bf16 T;)$", re.M)
+newer = [path for path in kernels if ".cuda.h-" in path.name and bf16.search(path.read_text())]
+work = [(path, "sm_80") for path in kernels] + [(path, "sm_90") for path in newer]
 with concurrent.futures.ThreadPoolExecutor() as pool:
-    logs = [log for log in pool.map(log_of, kernels) if log]
-print(*logs, f"{len(kernels) - len(logs)} of {len(kernels)} kernels compile", sep="\n")
+    results = list(pool.map(compiled, *zip(*work)))
+logs = [f"{architecture}: {log}" for (_, architecture), (code, log) in zip(work, results) if code is None]
+print(*logs, f"{len(work) - len(logs)} of {len(work)} kernels compile", sep="\n")
+
+# Nothing that CUDA alone runs may be missing: each kernel is a section of some machine code.
+sections = {name.decode() for code, _ in results if code for name in re.findall(rb"\.text\.(\w+)", code)}
+declared = re.compile(r"(?:__global__|KERNEL)\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
+for header in sorted(pathlib.Path("src").rglob("*.cuda.h")):
+    for kernel in declared.findall(header.read_text()):
+        if kernel not in sections:
+            logs.append(kernel)
+            print(f"{header}: no test shows {kernel}")
 sys.exit(len(logs) > 0)
 PYTHON

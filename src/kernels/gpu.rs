@@ -256,7 +256,7 @@ impl Gpu<'_> {
     }
 
     /// Where its tensors are.
-    #[cfg(any(feature = "metal", feature = "host"))]
+    #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
     pub fn device(self) -> Device {
         match self {
             #[cfg(feature = "cuda")]

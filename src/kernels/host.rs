@@ -30,9 +30,7 @@ struct Loaded {
 static LOADED: LazyLock<Mutex<HashMap<Key, Loaded>>> = LazyLock::new(Default::default);
 
 fn load(launch: &Launch<'_>) -> Result<Loaded> {
-    if let Some(directory) = env::var_os("METAL_CANDLE_SHADERS") {
-        show(launch, Path::new(&directory))?;
-    }
+    show(launch)?;
     let text = source(include_str!("host.h"), launch)?;
     let key = format!("c++ {}\n{text}", env::var("CXXFLAGS").unwrap_or_default());
     let code = match cache::get(&key, "so") {
@@ -67,7 +65,9 @@ fn load(launch: &Launch<'_>) -> Result<Loaded> {
 }
 
 /// Writes the texts that Metal and CUDA would compile to files, for `scripts/metal.sh` and `scripts/nvrtc.sh`.
-fn show(launch: &Launch<'_>, directory: &Path) -> Result<()> {
+fn show(launch: &Launch<'_>) -> Result<()> {
+    let Some(directory) = env::var_os("METAL_CANDLE_SHADERS") else { return Ok(()) };
+    let directory = Path::new(&directory);
     let unit = launch.unit.name.replace(['/', '\\'], "-");
     let write = |dialect, extension| {
         let text = source(dialect, launch)?;
@@ -77,7 +77,10 @@ fn show(launch: &Launch<'_>, directory: &Path) -> Result<()> {
     if !unit.ends_with(".metal.h") {
         write(include_str!("cuda.h"), "cu")?;
     }
-    write(include_str!("metal.h"), "metal")
+    if !unit.ends_with(".cuda.h") {
+        write(include_str!("metal.h"), "metal")?;
+    }
+    Ok(())
 }
 
 fn compile(launch: &Launch<'_>, text: &str) -> Result<Vec<u8>> {
@@ -101,6 +104,10 @@ fn compile(launch: &Launch<'_>, text: &str) -> Result<Vec<u8>> {
 }
 
 pub(super) fn launch(launch: &Launch<'_>, args: &mut [Arg<'_>], params: &[u8]) -> Result<()> {
+    // What only CUDA runs is shown all the same.
+    if launch.unit.name.ends_with(".cuda.h") {
+        return show(launch);
+    }
     let mut pointers = Vec::with_capacity(args.len() + 1);
     for arg in args {
         pointers.push(match arg {

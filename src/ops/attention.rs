@@ -7,13 +7,15 @@
 //! `c tanh(s q kᵀ / c)`.
 
 mod backward;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "host")))]
 mod cuda;
 mod forward;
 #[cfg(any(feature = "metal", feature = "host"))]
 mod metal;
 
 use super::Spec;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::group_memory;
 use crate::kernels::element::Element;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use crate::kernels::gpu::{Buffer, Gpu};
@@ -275,7 +277,8 @@ impl FusedOp<3> for Op {
         match gpu {
             #[cfg(feature = "cuda")]
             Gpu::Cuda(device) => {
-                let (y, saved) = cuda::forward(device, &self.options, inputs, self.thd)?;
+                let limit = group_memory(device);
+                let (y, saved) = cuda::forward(gpu, limit, &self.options, inputs, self.thd)?;
                 self.saved.set(saved).ok();
                 Ok(y)
             }
@@ -307,7 +310,8 @@ impl FusedOp<3> for Op {
             Gpu::Cuda(device) => {
                 let saved = self.saved.get().ok_or_else(early)?;
                 with_inputs(Self::NAME, [q, k, v, y, g], |inputs| {
-                    cuda::backward(device, &self.options, inputs, saved, self.thd, needs)
+                    let limit = group_memory(device);
+                    cuda::backward(gpu, limit, &self.options, inputs, saved, self.thd, needs)
                 })
             }
             #[cfg(any(feature = "metal", feature = "host"))]

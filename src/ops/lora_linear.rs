@@ -4,7 +4,7 @@
 //! and kept for backward; the update is accumulated into the base product's output. With `u = s g B`:
 //! `dx = g W + mask(u A)`, `dA = uᵀ dropout(x)`, `dB = s gᵀ t`. No `dW` is formed or stored.
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "host")))]
 mod cuda;
 mod gpu;
 

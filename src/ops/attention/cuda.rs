@@ -2,9 +2,9 @@
 
 use super::{Attention, Dims, Keys};
 use crate::kernels::gpu::{Arg, Buffer, Gpu, Launch, Unit};
-use crate::kernels::{Held, Input, cuda};
+use crate::kernels::{Held, Input};
 use bytemuck::NoUninit;
-use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// A unit of the shared part, maybe the tiles, and the kernels.
 macro_rules! unit {
@@ -321,29 +321,29 @@ fn single_shared(d: usize, count: usize, weights: usize, rows: usize) -> usize {
 }
 
 /// The mask as the kernels read it: positions up to the number of keys.
-fn mask(device: &CudaDevice, options: &Attention, tk: usize) -> Result<Option<Tensor>> {
+fn mask(gpu: Gpu<'_>, options: &Attention, tk: usize) -> Result<Option<Tensor>> {
     let mut positions: Vec<u32> = match &options.keys {
         Keys::All => return Ok(None),
         Keys::Rows(rows) => rows.iter().flat_map(|(from, to)| [*from, *to]).collect(),
         Keys::Documents(starts) => starts.to_vec(),
     };
     positions.iter_mut().for_each(|p| *p = (*p).min(tk as u32));
-    Ok(Some(Tensor::from_slice(&positions, positions.len(), &Device::Cuda(device.clone()))?))
+    Ok(Some(Tensor::from_slice(&positions, positions.len(), &gpu.device())?))
 }
 
-/// The output, and what backward needs.
+/// The output, and what backward needs. A group has `limit` bytes of memory.
 pub(super) fn forward(
-    device: &CudaDevice,
+    gpu: Gpu<'_>,
+    limit: usize,
     options: &Attention,
     inputs: [Input<'_>; 3],
     thd: bool,
 ) -> Result<(Buffer, Saved)> {
-    let mut call = Call::new(Gpu::Cuda(device), options, inputs, &[], thd)?;
+    let mut call = Call::new(gpu, options, inputs, &[], thd)?;
     let Dims { b, h, hkv, tq, tk, d } = call.dims;
-    let limit = cuda::group_memory(device);
     let mut y = call.buffer(inputs[0].dims(), call.dtype)?;
     let mut stats = call.buffer(&[b, h, tq, 2], DType::F32)?;
-    let mask = mask(device, options, tk)?;
+    let mask = mask(gpu, options, tk)?;
     let held = mask.as_ref().map(Held::new);
     let mask_arg = || Arg::from(held.as_ref().map(|mask| mask.input(OP)));
     let group = call.dims.group() * tq;
@@ -376,22 +376,23 @@ pub(super) fn forward(
 }
 
 /// The gradients of q, k and v, as far as they are needed. The inputs are q, k, v, y, and the gradient of y.
+#[allow(clippy::too_many_arguments, reason = "what forward has, and what it saved")]
 pub(super) fn backward(
-    device: &CudaDevice,
+    gpu: Gpu<'_>,
+    limit: usize,
     options: &Attention,
     [q, k, v, y, g]: [Input<'_>; 5],
     saved: &Saved,
     thd: bool,
     needs: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
-    let call = Call::new(Gpu::Cuda(device), options, [q, k, v], &[y, g], thd)?;
+    let call = Call::new(gpu, options, [q, k, v], &[y, g], thd)?;
     y.contiguous()?;
     g.contiguous()?;
     let stats = saved.stats.input(OP);
     let held = saved.mask.as_ref().map(Held::new);
     let mask = held.as_ref().map(|mask| mask.input(OP));
     let Dims { b, h, hkv, tq, tk, d } = call.dims;
-    let limit = cuda::group_memory(device);
     let mut rows = call.buffer(&[b, h, tq, 4], DType::F32)?;
     let grad = |x: Input<'_>, needed: bool| needed.then(|| call.buffer(x.dims(), call.dtype)).transpose();
     let mut dq = grad(q, needs[0])?;
@@ -459,4 +460,47 @@ pub(super) fn backward(
     }
     let grads = [dq, dk.filter(|_| needs[1]), dv.filter(|_| needs[2])];
     Ok(grads.map(|grad| grad.map(Buffer::tensor)))
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::kernels::with_inputs;
+    use candle_core::Device;
+
+    /// Group memory of compute capability 8.0, 8.6 and 9.0.
+    const LIMITS: [usize; 3] = [162 << 10, 98 << 10, 226 << 10];
+
+    /// Launches forward's and backward's kernels, which are shown instead of run.
+    fn show(limit: usize, dtype: DType, tq: usize, d: usize, options: &Attention) -> Result<()> {
+        let x = |h: usize, t: usize| Tensor::zeros((1, h, t, d), dtype, &Device::Cpu);
+        let (q, kv) = (x(2, tq)?, x(1, 1024)?);
+        with_inputs(OP, [&q, &kv, &kv, &q, &q], |[q, k, v, y, g]| {
+            let (_, saved) = forward(Gpu::Host, limit, options, [q, k, v], false)?;
+            if tq > 4 {
+                backward(Gpu::Host, limit, options, [q, k, v, y, g], &saved, false, [true; 3])?;
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn every_kernel_is_shown_to_nvrtc() -> Result<()> {
+        let plain = Attention { scale: 0.1, causal: true, ..Default::default() };
+        let capped = Attention { softcap: Some(2.0), ..plain.clone() };
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            // Rows of 60 halves are no multiple of 16 bytes; long heads are what memory limits.
+            for d in [60, 64, 80, 96, 128, 256] {
+                let limits = if d < 256 { 1 } else { LIMITS.len() };
+                for limit in &LIMITS[..limits] {
+                    show(*limit, dtype, 64, d, &plain)?;
+                    show(*limit, dtype, 1, d, &plain)?;
+                }
+            }
+            for tq in [1, 64] {
+                show(LIMITS[0], dtype, tq, 64, &capped)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -58,3 +58,32 @@ impl Wide<'_> {
         gpu.launch(&launch, &mut [self.t.into(), self.factor.into(), self.bias.into(), y.into()], &params)
     }
 }
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::kernels::with_inputs;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn every_kernel_is_shown_to_nvrtc() -> Result<()> {
+        let x = |dims: (usize, usize), dtype| Tensor::zeros(dims, dtype, &Device::Cpu);
+        for dtype in [DType::F16, DType::BF16] {
+            for weights in [DType::F32, dtype] {
+                let (t, factor, bias) = (x((8, 16), dtype)?, x((64, 16), weights)?, x((1, 64), weights)?);
+                let inputs = [&t, &factor, &bias];
+                with_inputs("lora_linear", inputs, |[t, factor, bias]| {
+                    for bias in [None, Some(bias)] {
+                        let wide =
+                            Wide { t, factor, rank_first: false, bias, rank: 16, cols: 64, scale: 1.0 };
+                        assert!(wide.suits_matrix_units());
+                        let mut y = Buffer::new(Gpu::Host, (8, 64), dtype)?;
+                        wide.on_matrix_units(Gpu::Host, 8, &mut y)?;
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
