@@ -136,6 +136,35 @@ fn writing_what_is_still_read_is_a_hazard() {
 }
 
 #[test]
+fn a_hazard_names_the_line() {
+    let _alone = alone();
+    let memory = shared(4000, "lines");
+    let contents = memory.contents().expect("shared");
+    let mut copy = vec![0u8; 4000];
+    let commands = Token::new("c");
+    memory.in_use(true, &commands);
+    // SAFETY: a mapped address, or a fault that is expected.
+    let (direct, _) = (line!() + 1, unsafe {
+        contents.as_ptr().write_volatile(1);
+    });
+    memory.observed(&commands);
+    memory.in_use(true, &commands);
+    // By a function of the C library.
+    // SAFETY: as above.
+    let (copied, _) = (line!() + 1, unsafe {
+        libc::memcpy(copy.as_mut_ptr().cast(), contents.as_ptr().cast(), std::hint::black_box(4000));
+    });
+    std::hint::black_box(&copy);
+    let lines: Vec<_> = report::take().into_iter().filter_map(|report| report.line).collect();
+    memory.observed(&commands);
+    let wants = [direct, copied].map(|line| ("tests/memory.rs", line));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for ((file, line), wants) in lines.iter().zip(wants) {
+        assert!(file.ends_with(wants.0) && *line == wants.1, "{file}:{line}, not {wants:?}");
+    }
+}
+
+#[test]
 fn uses_nest() {
     let _alone = alone();
     let memory = shared(8, "nested");
@@ -274,7 +303,7 @@ fn a_late_use_names_the_freed_buffer() {
         // SAFETY: pages that stay reserved.
         unsafe { address.read_volatile() };
     });
-    expect(output, &["Lifetime in host: `gone` (64 bytes): wants it alive, got a read of its byte 0"]);
+    expect(output, &["Lifetime in host", "`gone` (64 bytes): wants it alive, got a read of its byte 0"]);
 }
 
 #[test]

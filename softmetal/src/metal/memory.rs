@@ -10,6 +10,7 @@
 
 mod arena;
 mod fault;
+mod line;
 
 use crate::exec::{Memory, memory::poison};
 use std::ptr::NonNull;

@@ -5,6 +5,7 @@
 //! waits for it writes the report.
 
 use super::arena::{self, Access, Side, State};
+use super::line::Code;
 use crate::report::{self, Kind, Report};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_int;
@@ -26,6 +27,7 @@ struct Event {
     by: Option<Arc<str>>,
     /// The kernel that ran in this thread.
     kernel: Option<&'static str>,
+    code: Option<Code>,
 }
 
 struct Buffer {
@@ -77,6 +79,10 @@ pub fn drain() {
 
 impl Event {
     fn report(&self) -> Report {
+        let line = match self.side {
+            Side::Gpu(_) => None,
+            Side::Host(_) => self.code.and_then(Code::line),
+        };
         let verb = match self.write {
             Some(true) => "write",
             Some(false) => "read",
@@ -88,7 +94,7 @@ impl Event {
         };
         let Some(buffer) = &self.buffer else {
             let text = format!("wants an address in a buffer, got a {verb} where there is none");
-            return Report { kind: Kind::OutOfBounds, place: who.into(), line: None, text };
+            return Report { kind: Kind::OutOfBounds, place: who.into(), line, text };
         };
         let (at, name, length) = (offset as isize - buffer.first as isize, &buffer.label, buffer.length);
         if let Some(by) = &self.by {
@@ -96,7 +102,7 @@ impl Event {
                 "byte {at} of {name} ({length} bytes): wants {by}, which was committed and uses it, known to have \
                  completed (waitUntilCompleted, status, completion handler or shared event), got a {verb} by the host"
             );
-            return Report { kind: Kind::Hazard, place: format!("host use of {name}"), line: None, text };
+            return Report { kind: Kind::Hazard, place: format!("host use of {name}"), line, text };
         }
         let text = match buffer.freed {
             true => format!(
@@ -105,7 +111,7 @@ impl Event {
             false => format!("{name}: wants a byte of its {length}, got a {verb} of byte {at}"),
         };
         let kind = if buffer.freed { Kind::Lifetime } else { Kind::OutOfBounds };
-        Report { kind, place: who.into(), line: None, text }
+        Report { kind, place: who.into(), line, text }
     }
 }
 
@@ -161,7 +167,7 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut l
         let address = (*info).si_addr() as usize;
         let side = arena::existing().and_then(|arena| arena.side(address));
         match side {
-            Some(side) => handle(side, wrote(context)),
+            Some(side) => handle(side, wrote(context), code(context)),
             None => pass_on(signal, info, context),
         }
         *libc::__errno_location() = errno;
@@ -169,7 +175,7 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut l
 }
 
 /// Returns if the access can go on.
-fn handle(side: Side, write: Option<bool>) {
+fn handle(side: Side, write: Option<bool>, code: Option<Code>) {
     let Some(arena) = arena::existing() else { return };
     let mut state = arena.lock();
     if let Side::Host(offset) = side
@@ -190,13 +196,13 @@ fn handle(side: Side, write: Option<bool>) {
             let write = write.or((entry.access == Access::Read).then_some(true));
             let buffer = buffer(&entry.label, entry.first, entry.length, false);
             let event =
-                Event { buffer: Some(buffer), side, write, by: Some(token.name.clone()), kernel: None };
+                Event { buffer: Some(buffer), side, write, by: Some(token.name.clone()), kernel: None, code };
             arena.allow(start, entry, Access::Write);
             note(event);
             return wake();
         }
     }
-    let event = Event { buffer: beside(&mut state, side), side, write, by: None, kernel: kernel(side) };
+    let event = Event { buffer: beside(&mut state, side), side, write, by: None, kernel: kernel(side), code };
     drop(state);
     note(event);
     FATAL.store(true, Ordering::Release);
@@ -249,6 +255,28 @@ unsafe fn wrote(context: *mut libc::c_void) -> Option<bool> {
         let error =
             unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
         Some(error & 2 != 0)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = context;
+        None
+    }
+}
+
+/// Where the thread was, where the context tells.
+///
+/// # Safety
+/// `context` is what a handler was given.
+unsafe fn code(context: *mut libc::c_void) -> Option<Code> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: the context of this architecture; a thread has a stack, which can be read.
+        unsafe {
+            let registers = &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+            let top = registers[libc::REG_RSP as usize] as usize as *const usize;
+            let top_of_stack = top.read_unaligned();
+            Some(Code { instruction: registers[libc::REG_RIP as usize] as usize, top_of_stack })
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
