@@ -108,7 +108,7 @@ plain! {
     usize => "Q", isize => "q", f32 => "f", f64 => "d",
     Size => "{?=QQQ}", Range => "{_NSRange=QQ}",
     *const c_void => "^v", *mut c_void => "^v", *const c_char => "*",
-    *const *mut Object => "^@", *mut *mut Object => "^@", *const usize => "^Q", *const Range => "^{_NSRange=QQ}",
+    *mut u64 => "^Q", *const *mut Object => "^@", *mut *mut Object => "^@", *const usize => "^Q", *const Range => "^{_NSRange=QQ}",
 }
 plain! { Selector => ":" }
 encode! { *mut Object => "@", *const Class => "#" }

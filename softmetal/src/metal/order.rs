@@ -1,0 +1,165 @@
+//! What is ordered after what: the happens-before relation of commands.
+//!
+//! A **command** is a dispatch, a copy, a fill, or an operation of MPS; a **pass** is the commands of one encoder. A command
+//! is ordered after an earlier one when one of these holds, or a chain of them:
+//!
+//! - In one pass: in a blit pass and a compute pass of `MTLDispatchTypeSerial`, always; in one of
+//!   `MTLDispatchTypeConcurrent`, when a `memoryBarrierWithScope:` for buffers stands between them, or one
+//!   `WithResources:` that names the buffer.
+//! - A fence: the earlier's encoder updated it after the earlier command, and the later's waited for it before the later
+//!   command. Fences last over command buffers of one queue.
+//! - An event: the earlier's command buffer signalled a value after it, and the later's waited for the value before it.
+//! - The host: it has *observed* that the earlier's command buffer completed (`waitUntilCompleted` returned, `status` was
+//!   read as completed, a completed handler began, a value of a shared event was seen), before it committed the later's.
+//!   Command buffers of a queue complete in the order of their commits, so the earlier ones of the queue are observed too.
+//! - Hazard tracking: both passes are of one queue, the earlier was committed earlier, and the buffer they share is
+//!   tracked (`MTLHazardTrackingModeTracked`, the default of buffers).
+//!
+//! So of an *untracked* buffer nothing orders two passes but a fence, an event or the host, be they in one command buffer or
+//! in two of one queue: a queue starts command buffers in order, and lets them overlap.
+
+use crate::exec::Memory;
+use std::collections::HashMap;
+use std::sync::{Mutex, RwLock};
+
+/// Bits of a command's number that count in its pass.
+const STEP_BITS: u32 = 20;
+
+/// A pass, by number: in the order in which encoders were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pass(u64);
+
+/// Where a pass was committed.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    queue: u64,
+    /// The number of the command buffer's commit in its queue, from 1.
+    commit: u64,
+}
+
+static PASSES: RwLock<Vec<Place>> = RwLock::new(Vec::new());
+
+impl Pass {
+    /// The next pass, of a command buffer that is being committed.
+    pub fn new(queue: u64, commit: u64) -> Self {
+        let mut passes = PASSES.write().unwrap_or_else(|e| e.into_inner());
+        passes.push(Place { queue, commit });
+        Self(passes.len() as u64 - 1)
+    }
+
+    fn place(self) -> Option<Place> {
+        PASSES.read().unwrap_or_else(|e| e.into_inner()).get(self.0 as usize).copied()
+    }
+
+    /// The number of the command at a step of the pass.
+    pub fn command(self, step: usize) -> u64 {
+        (self.0 << STEP_BITS) | step as u64
+    }
+
+    fn of_command(command: u64) -> (Self, usize) {
+        (Self(command >> STEP_BITS), (command & ((1 << STEP_BITS) - 1)) as usize)
+    }
+}
+
+/// What is known to be done.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    /// Of each queue, up to which commit.
+    commits: HashMap<u64, u64>,
+    /// Of each pass, the steps before this one.
+    passes: HashMap<Pass, usize>,
+}
+
+/// What the host has observed.
+static HOST: Mutex<Option<Knowledge>> = Mutex::new(None);
+
+impl Knowledge {
+    /// What the host has observed by now.
+    pub fn of_host() -> Self {
+        HOST.lock().unwrap_or_else(|e| e.into_inner()).clone().unwrap_or_default()
+    }
+
+    /// The host has observed this.
+    pub fn observed_by_host(&self) {
+        HOST.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default().learn(self);
+    }
+
+    /// That a queue's commits up to this one are done.
+    pub fn of_commit(queue: u64, commit: u64) -> Self {
+        Self { commits: HashMap::from([(queue, commit)]), passes: HashMap::new() }
+    }
+
+    /// Learns what another knows.
+    pub fn learn(&mut self, other: &Self) {
+        for (&queue, &commit) in &other.commits {
+            let mine = self.commits.entry(queue).or_default();
+            *mine = commit.max(*mine);
+        }
+        let commits = &self.commits;
+        let news = |pass: &Pass| {
+            let done = |place: Place| commits.get(&place.queue).is_some_and(|&done| place.commit <= done);
+            !pass.place().is_some_and(done)
+        };
+        for (&pass, &steps) in other.passes.iter().filter(|(pass, _)| news(pass)) {
+            let mine = self.passes.entry(pass).or_default();
+            *mine = steps.max(*mine);
+        }
+    }
+
+    /// Learns that the steps of a pass before this one are done.
+    pub fn learn_steps(&mut self, pass: Pass, steps: usize) {
+        let mine = self.passes.entry(pass).or_default();
+        *mine = steps.max(*mine);
+    }
+
+    /// Whether a command is known to be done.
+    fn has(&self, pass: Pass, step: usize) -> bool {
+        self.passes.get(&pass).is_some_and(|&steps| step < steps)
+            || pass
+                .place()
+                .is_some_and(|at| self.commits.get(&at.queue).is_some_and(|&done| at.commit <= done))
+    }
+}
+
+/// What orders the commands of one pass.
+pub enum Barrier {
+    /// All of them: `memoryBarrierWithScope:`, or in a serial pass each command.
+    All,
+    /// Their uses of the memories at these addresses.
+    Memories(Vec<usize>),
+}
+
+/// Where a command stands.
+pub struct Position<'a> {
+    /// Its pass.
+    pub pass: Pass,
+    /// What was known when it began.
+    pub known: &'a Knowledge,
+    /// The barriers of its pass before it, by step.
+    pub barriers: &'a [(usize, Barrier)],
+    /// Whether a memory is tracked.
+    pub tracked: &'a dyn Fn(&Memory) -> bool,
+}
+
+impl Position<'_> {
+    /// Whether an earlier command's use of a memory is done before this command.
+    pub fn is_after(&self, earlier: u64, memory: &Memory) -> bool {
+        let (pass, step) = Pass::of_command(earlier);
+        if pass == self.pass {
+            return self.barriers.iter().any(|(at, barrier)| {
+                let applies = match barrier {
+                    Barrier::All => true,
+                    Barrier::Memories(memories) => memories.contains(&(memory.address() as usize)),
+                };
+                applies && step < *at
+            });
+        }
+        self.known.has(pass, step) || ((self.tracked)(memory) && self.follows(pass))
+    }
+
+    /// Whether a pass was committed before this one, to the same queue.
+    fn follows(&self, earlier: Pass) -> bool {
+        let (Some(earlier_at), Some(at)) = (earlier.place(), self.pass.place()) else { return false };
+        earlier_at.queue == at.queue && earlier < self.pass
+    }
+}

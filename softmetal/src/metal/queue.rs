@@ -1,0 +1,189 @@
+//! `MTLCommandQueue`: command buffers in the order in which they were enqueued, run by a thread.
+
+use super::command_buffer::CommandBuffer;
+use super::descriptors::CommandBufferDescriptor;
+use super::device::{Device, device};
+use super::memory::{Allocation, Token};
+use super::order::Knowledge;
+use super::residency::ResidencySet;
+use super::run;
+use crate::foundation::{Label, NSObject, NSString};
+use crate::objc::{Instance, Object, Strong, class, with_pool};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+
+/// What the host may not touch before it knows a command buffer to be done.
+struct Unobserved {
+    commit: u64,
+    uses: Vec<(Weak<Allocation>, Token)>,
+}
+
+#[derive(Default)]
+struct Line {
+    /// By place in the queue; without command buffer, one that is enqueued and not committed.
+    waiting: VecDeque<(u64, Option<Strong<CommandBuffer>>)>,
+    next: u64,
+    unobserved: Vec<Unobserved>,
+    closed: bool,
+}
+
+/// What the queue and its thread share.
+pub(super) struct Shared {
+    id: u64,
+    line: Mutex<Line>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The queue's number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A place behind all others.
+    pub fn enqueue(&self) -> u64 {
+        let mut line = self.line();
+        line.next += 1;
+        let place = line.next;
+        line.waiting.push_back((place, None));
+        place
+    }
+
+    /// The command buffer at a place may run.
+    pub fn commit(&self, place: u64, buffer: Strong<CommandBuffer>, uses: Vec<(Weak<Allocation>, Token)>) {
+        let mut line = self.line();
+        line.unobserved.push(Unobserved { commit: place, uses });
+        if let Some(waiting) = line.waiting.iter_mut().find(|(at, _)| *at == place) {
+            waiting.1 = Some(buffer);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The command buffer at a place will never be committed.
+    pub fn abandon(&self, place: u64) {
+        self.line().waiting.retain(|(at, _)| *at != place);
+        self.changed.notify_all();
+    }
+
+    /// The host knows what was committed up to a place to be done.
+    pub fn observed(&self, place: u64) {
+        let done: Vec<Unobserved> = {
+            let mut line = self.line();
+            let (done, rest) =
+                std::mem::take(&mut line.unobserved).into_iter().partition(|one| one.commit <= place);
+            line.unobserved = rest;
+            done
+        };
+        for (allocation, token) in done.into_iter().flat_map(|one| one.uses) {
+            if let Some(allocation) = allocation.upgrade() {
+                allocation.observed(&token);
+            }
+        }
+        Knowledge::of_commit(self.id, place).observed_by_host();
+    }
+
+    /// Waits for the next command buffer; none when the queue has gone.
+    fn next(&self) -> Option<(u64, Strong<CommandBuffer>)> {
+        let blocked = |line: &mut Line| !line.closed && !matches!(line.waiting.front(), Some((_, Some(_))));
+        let line = self.line();
+        let mut line = self.changed.wait_while(line, blocked).unwrap_or_else(|e| e.into_inner());
+        match line.waiting.pop_front() {
+            Some((place, Some(buffer))) => Some((place, buffer)),
+            _ => None,
+        }
+    }
+}
+
+/// A queue.
+pub struct CommandQueue {
+    shared: Arc<Shared>,
+    label: Label,
+}
+
+class! {
+    CommandQueue: class "SoftmetalCommandQueue", superclass NSObject, protocols ["MTLCommandQueue"], Long;
+    - "device" => CommandQueue::device;
+    - "label" => CommandQueue::label;
+    - "setLabel:" => CommandQueue::set_label;
+    - "commandBuffer" => CommandQueue::command_buffer;
+    - "commandBufferWithUnretainedReferences" => CommandQueue::command_buffer_unretained;
+    - "commandBufferWithDescriptor:" => CommandQueue::command_buffer_with;
+    - "addResidencySet:" => CommandQueue::set_of;
+    - "removeResidencySet:" => CommandQueue::set_of;
+    - "addResidencySets:count:" => CommandQueue::sets_of;
+    - "removeResidencySets:count:" => CommandQueue::sets_of;
+    - "insertDebugCaptureBoundary" => CommandQueue::boundary;
+}
+
+impl CommandQueue {
+    /// A queue with a thread.
+    pub(super) fn new() -> Strong<CommandQueue> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::new(Shared { id, line: Mutex::default(), changed: Condvar::new() });
+        let worker = shared.clone();
+        let thread = std::thread::Builder::new().name(format!("queue {id}")).spawn(move || {
+            while let Some((place, buffer)) = worker.next() {
+                with_pool(|| run::run(&worker, place, buffer));
+            }
+        });
+        thread.expect("a thread for a command queue");
+        Strong::new(CommandQueue { shared, label: Label::default() })
+    }
+
+    /// What its thread sees of it.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What reports call it.
+    pub(super) fn name(&self) -> String {
+        self.label.text().unwrap_or_else(|| format!("queue {}", self.shared.id))
+    }
+
+    fn device(&self) -> Strong<Device> {
+        device().retain()
+    }
+
+    fn label(&self) -> Option<Strong<NSString>> {
+        self.label.get()
+    }
+
+    fn set_label(&self, label: Option<&Instance<NSString>>) {
+        self.label.set(label);
+    }
+
+    fn command_buffer(this: &Instance<CommandQueue>) -> Strong<CommandBuffer> {
+        CommandBuffer::new(this.retain(), true)
+    }
+
+    fn command_buffer_unretained(this: &Instance<CommandQueue>) -> Strong<CommandBuffer> {
+        CommandBuffer::new(this.retain(), false)
+    }
+
+    fn command_buffer_with(
+        this: &Instance<CommandQueue>,
+        descriptor: &Instance<CommandBufferDescriptor>,
+    ) -> Strong<CommandBuffer> {
+        CommandBuffer::new(this.retain(), descriptor.retains())
+    }
+
+    /// Residency: all memory is resident.
+    fn set_of(&self, _set: &Instance<ResidencySet>) {}
+
+    fn sets_of(&self, _sets: *const *mut Object, _count: usize) {}
+
+    fn boundary(&self) {}
+}
+
+impl Drop for CommandQueue {
+    fn drop(&mut self) {
+        self.shared.line().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
