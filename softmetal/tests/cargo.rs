@@ -61,6 +61,7 @@ fn a_workspace_has_its_members_and_what_lies_beside_it() {
             ),
         ),
         ("project/crates/app/src/lib.rs", String::new()),
+        ("project/crates/app/notes/one", String::new()),
         ("shared/Cargo.toml", package("shared", "")),
         ("shared/src/lib.rs", String::new()),
     ] {
@@ -87,11 +88,11 @@ fn a_workspace_has_its_members_and_what_lies_beside_it() {
     assert_eq!(fs::read(root.join("Cargo.lock")).unwrap(), lock);
 
     // What is removed from the project goes from the copy.
-    let link = target.join("softmetal/tree/crates/app/src");
+    let link = target.join("softmetal/tree/crates/app/notes");
     assert!(link.is_symlink());
-    fs::rename(root.join("crates/app/src"), root.join("crates/app/source")).unwrap();
-    softmetal(&root, &target, &["metadata", "--no-deps"]);
-    assert!(!link.is_symlink() && target.join("softmetal/tree/crates/app/source").is_symlink());
+    fs::rename(root.join("crates/app/notes"), root.join("crates/app/papers")).unwrap();
+    assert!(softmetal(&root, &target, &["metadata", "--no-deps"]).status.success());
+    assert!(!link.is_symlink() && target.join("softmetal/tree/crates/app/papers").is_symlink());
 }
 
 #[test]
