@@ -13,7 +13,12 @@ check:
 metal-check:
     scripts/metal.sh
 
-# The same, and the CUDA code as far as a machine without CUDA can: lints, and NVRTC's view of every kernel.
+# The Metal code on softmetal's software device, under its checker: its own tests, candle's, and this crate's. `quick` is
+# CI's part.
+metal part="all":
+    scripts/softmetal.sh {{part}}
+
+# The same as `metal-check`, and the CUDA code as far as a machine without CUDA can: lints, and NVRTC's view of every kernel.
 gpu-check:
     mkdir -p target/shaders
     METAL_CANDLE_SHADERS=$PWD/target/shaders scripts/metal.sh

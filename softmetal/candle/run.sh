@@ -126,7 +126,7 @@ run() {
 }
 
 # The lines that a list does not have: `unknown LIST <lines`.
-unknown() { grep -vxF -f <(sed -E 's/ +#.*//; /^$/d' "$1") || true; }
+unknown() { grep -vxF -f <(sed -E 's/ +#.*//; /^(#|$)/d' "$1") || true; }
 
 make_workspace
 build=("$softmetal" cargo test --manifest-path "$work/Cargo.toml" --workspace --no-run)

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Metal code on a machine without Metal: it runs on softmetal's software device, under its checker.
+#
+#   scripts/softmetal.sh [all]     softmetal's own tests, candle's tests of its Metal backend, and this crate's tests
+#   scripts/softmetal.sh quick     what CI runs: softmetal's own tests, and this crate's kernels
+#   scripts/softmetal.sh PART...   of softmetal, candle, kernels, crate
+#
+# What a test asks of the device is checked as it runs; a report is a failure (its exit status is 86).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
+
+if ! command -v clang++-19 >/dev/null; then
+    step install clang
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang-19 >/dev/null
+fi
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+softmetal=$target/release/softmetal
+step build softmetal
+cargo build --release -p softmetal
+
+# Its own tests: of its parts, and of the command on a project that knows nothing of it.
+test_softmetal() {
+    step "softmetal's own tests"
+    cargo test --release -p softmetal
+}
+
+# Candle's tests, from the published crates: softmetal/candle has what fails and what is reported, and why.
+test_candle() {
+    step "candle's tests of its Metal backend"
+    SOFTMETAL=$softmetal softmetal/candle/run.sh
+}
+
+# This crate with `Device::new_metal(0)`. Candle's products on the CPU are what tests compare with: they are optimised.
+on_metal() {
+    METAL_CANDLE_TEST_DEVICE=metal "$softmetal" cargo test --features metal \
+        --config profile.softmetal.package.gemm.opt-level=3 "$@"
+}
+
+# Values and gradients of the ops.
+test_kernels() {
+    step "this crate's kernels on Metal"
+    on_metal --test it -- ops::
+}
+
+# Everything of this crate that runs on a device.
+test_crate() {
+    step "this crate's tests on Metal"
+    on_metal --test it -- ops:: extremes:: models:: train::
+}
+
+case ${*:-all} in
+all) parts=(softmetal candle crate) ;;
+quick) parts=(softmetal kernels) ;;
+*) parts=("$@") ;;
+esac
+for part in "${parts[@]}"; do
+    case $part in
+    softmetal | candle | kernels | crate) "test_$part" ;;
+    *) echo "$0: wants softmetal, candle, kernels or crate, got $part" >&2 && exit 2 ;;
+    esac
+done
+step done
