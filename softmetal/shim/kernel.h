@@ -1,0 +1,4 @@
+// All that the text of a kernel is compiled with.
+#pragma once
+#include "metal_stdlib"
+#include "support.h"

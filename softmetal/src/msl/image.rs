@@ -1,0 +1,81 @@
+//! Loads a kernel's image.
+
+use super::CompileError;
+use crate::exec::abi::{KernelEntry, Runtime};
+use std::ffi::{CStr, CString, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A compiled kernel.
+pub struct Kernel {
+    entry: &'static KernelEntry,
+    runtime: *mut *const Runtime,
+    image: PathBuf,
+}
+
+// SAFETY: the entry is constant data of an image that is never unloaded; `set_runtime` is its caller's to order.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+impl Kernel {
+    /// Its entry in the image.
+    pub fn entry(&self) -> &'static KernelEntry {
+        self.entry
+    }
+
+    /// What the kernel calls from now on.
+    ///
+    /// # Safety
+    /// None of its code runs meanwhile.
+    pub unsafe fn set_runtime(&self, runtime: &'static Runtime) {
+        // SAFETY: the image's own variable, which only this writes.
+        unsafe { *self.runtime = runtime };
+    }
+
+    /// The file it is loaded from, which has line tables: files and lines in it are those of the shader's text.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+}
+
+/// Loads the image at `path`, which `make` makes if it is missing, or damaged.
+pub fn load(path: &Path, make: impl Fn() -> Result<(), CompileError>) -> Result<Kernel, CompileError> {
+    let missing = !path.exists();
+    if missing {
+        make()?;
+    }
+    let loaded = open(path);
+    if loaded.is_err() && !missing {
+        let _ = std::fs::remove_file(path);
+        make()?;
+        return open(path);
+    }
+    loaded
+}
+
+fn open(path: &Path) -> Result<Kernel, CompileError> {
+    let file = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+    // SAFETY: the image's constructors are those of the kernel's constants.
+    let image = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    if image.is_null() {
+        // SAFETY: dlerror has a text after a failure.
+        let reason = unsafe { CStr::from_ptr(libc::dlerror()) };
+        return Err(CompileError(format!("{}: {}", path.display(), reason.to_string_lossy())));
+    }
+    let kernels = symbol(image, c"softmetal_kernels", path)?.cast::<KernelEntry>();
+    let runtime = symbol(image, c"softmetal_runtime", path)?.cast::<*const Runtime>();
+    // SAFETY: `shim/abi.h` says that this is there, and it is never unloaded.
+    let entry = unsafe { &*kernels };
+    Ok(Kernel { entry, runtime, image: path.to_owned() })
+}
+
+fn symbol(image: *mut c_void, name: &CStr, path: &Path) -> Result<*mut c_void, CompileError> {
+    // SAFETY: the image is loaded.
+    let symbol = unsafe { libc::dlsym(image, name.as_ptr()) };
+    if symbol.is_null() {
+        let name = name.to_string_lossy();
+        return Err(CompileError(format!("{}: wants the symbol {name}, got none", path.display())));
+    }
+    Ok(symbol)
+}
