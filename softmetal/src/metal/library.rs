@@ -205,7 +205,8 @@ impl CompileOptions {
     fn options(&self) -> Options {
         let settings = self.settings();
         let macros = settings.macros.as_ref().map(|macros| macros.texts().collect()).unwrap_or_default();
-        Options { fast_math: settings.math_mode != MATH_SAFE && settings.functions == 0, macros }
+        let fast_math = settings.math_mode != MATH_SAFE && settings.functions == 0;
+        Options { fast_math, macros, language_version: Some(settings.language as u32) }
     }
 
     fn fast_math(&self) -> bool {
