@@ -40,9 +40,16 @@ struct Kernel {
 
 enum Scope { SCOPE_THREADGROUP, SCOPE_SIMDGROUP };
 enum MemFlags { MEM_NONE = 0, MEM_DEVICE = 1, MEM_THREADGROUP = 2, MEM_TEXTURE = 4 };
-// ACCESS_ATOMIC writes, and may read. ACCESS_ALIGNED is added where the code wants the address to be a multiple of the
-// size, of 8 at most.
-enum AccessKind { ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC, ACCESS_ATOMIC_READ, ACCESS_ALIGNED = 8 };
+// ACCESS_ATOMIC reads and writes. ACCESS_ALIGNED is added where the code wants the address to be a multiple of the size,
+// or of 8 if that is less.
+enum AccessKind {
+    ACCESS_READ,
+    ACCESS_WRITE,
+    ACCESS_ATOMIC,
+    ACCESS_ATOMIC_READ,
+    ACCESS_ATOMIC_WRITE,
+    ACCESS_ALIGNED = 8,
+};
 enum Complaint { COMPLAINT_INACTIVE_LANE, COMPLAINT_UNDEFINED };
 
 // Bytes that a lane has in what exchange() returns.

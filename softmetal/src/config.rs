@@ -19,6 +19,8 @@ pub struct Config {
     pub clang: Option<PathBuf>,
     /// `SOFTMETAL_LOG`: a file that reports are appended to.
     pub log: Option<PathBuf>,
+    /// `SOFTMETAL_ALLOW`: a file of findings that are known and accepted; [`report`](crate::report) says how.
+    pub allow: Option<PathBuf>,
     /// `SOFTMETAL_REPORTS=continue`: the process's exit status stays what it was. Otherwise it is 86 after a report.
     pub exit: bool,
     /// `SOFTMETAL_LEAKS=all`: at exit, everything alive is a leak; otherwise what Metal means to live shortly.
@@ -39,6 +41,7 @@ impl Config {
             cache,
             clang: set("SOFTMETAL_CLANG").map(PathBuf::from),
             log: set("SOFTMETAL_LOG").map(PathBuf::from),
+            allow: set("SOFTMETAL_ALLOW").map(PathBuf::from),
             exit: set("SOFTMETAL_REPORTS").is_none_or(|reports| reports != "continue"),
             leaks: set("SOFTMETAL_LEAKS").is_some_and(|leaks| leaks == "all"),
         }

@@ -1,7 +1,20 @@
 //! What the checker found wrong: written to standard error at once, counted, and the process's exit status.
+//!
+//! A finding of one rule at one place is written once and counted after that. When the process ends and findings are
+//! left that nobody took, a summary is written and the exit status is 86, unless `SOFTMETAL_REPORTS=continue`.
+//!
+//! `SOFTMETAL_ALLOW` names a file of findings that are known and accepted: a line is a rule, a place, and for readers
+//! the reason (`Race softmax_* # every lane writes the same sum`); a `*` at the end of the place is any rest. They
+//! are counted, and said in the summary.
 
+use crate::config::CONFIG;
 use std::fmt;
-use std::sync::Mutex;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, Once};
+
+/// The exit status of a process with findings.
+pub const EXIT_STATUS: i32 = 86;
 
 /// What is wrong, by the rule that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +39,7 @@ pub enum Kind {
 }
 
 /// One finding.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The rule.
     pub kind: Kind,
@@ -36,6 +49,14 @@ pub struct Report {
     pub line: Option<(String, u32)>,
     /// What happened, with thread and buffer.
     pub text: String,
+}
+
+impl Report {
+    /// Whether it says the same of the same place. Where no line is known, the text tells places apart.
+    fn repeats(&self, other: &Report) -> bool {
+        let place = self.kind == other.kind && self.place == other.place && self.line == other.line;
+        place && (self.line.is_some() || self.text == other.text)
+    }
 }
 
 impl fmt::Display for Report {
@@ -48,25 +69,156 @@ impl fmt::Display for Report {
     }
 }
 
-static REPORTS: Mutex<Vec<Report>> = Mutex::new(Vec::new());
+/// Findings, each with how often it was found.
+struct Findings {
+    open: Vec<(Report, u64)>,
+    allowed: Vec<(Report, u64)>,
+    exit_functions: Vec<fn()>,
+}
 
-/// Takes note of a finding; one of the same rule at the same place is counted once.
+fn findings() -> MutexGuard<'static, Findings> {
+    static FINDINGS: Mutex<Findings> =
+        Mutex::new(Findings { open: Vec::new(), allowed: Vec::new(), exit_functions: Vec::new() });
+    FINDINGS.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Takes note of a finding; one of the same rule at the same place is written once.
 pub fn add(report: Report) {
-    let mut reports = REPORTS.lock().unwrap_or_else(|e| e.into_inner());
-    let same = |r: &Report| r.kind == report.kind && r.place == report.place && r.line == report.line;
-    if !reports.iter().any(same) {
-        eprintln!("softmetal: {report}");
-        reports.push(report);
+    found(report, 1);
+}
+
+/// Takes note that a finding was found so many times more.
+pub fn repeat(report: &Report, times: u64) {
+    found(report.clone(), times);
+}
+
+fn found(report: Report, times: u64) {
+    at_process_exit();
+    let allowed = allowances().iter().any(|allowance| allowance.covers(&report));
+    let mut findings = findings();
+    let list = if allowed { &mut findings.allowed } else { &mut findings.open };
+    if let Some((_, count)) = list.iter_mut().find(|(known, _)| known.repeats(&report)) {
+        *count += times;
+        return;
+    }
+    list.push((report.clone(), times));
+    if !allowed {
+        say(&report);
+    }
+}
+
+/// Writes a line to standard error and to the log.
+fn say(line: &impl fmt::Display) {
+    eprintln!("softmetal: {line}");
+    let Some(log) = &CONFIG.log else { return };
+    let opened = OpenOptions::new().create(true).append(true).open(log);
+    if let Err(error) = opened.and_then(|mut file| writeln!(file, "softmetal: {line}")) {
+        eprintln!("softmetal: {}: {error}", log.display());
     }
 }
 
 /// All findings since the last call.
 pub fn take() -> Vec<Report> {
     crate::metal::memory::drain();
-    std::mem::take(&mut REPORTS.lock().unwrap_or_else(|e| e.into_inner()))
+    std::mem::take(&mut findings().open).into_iter().map(|(report, _)| report).collect()
 }
 
 /// How many findings there are since the last [`take`].
 pub fn count() -> usize {
-    REPORTS.lock().unwrap_or_else(|e| e.into_inner()).len()
+    findings().open.len()
+}
+
+/// Calls a function when the process ends, before the summary is written: it may find more.
+pub fn at_exit(function: fn()) {
+    findings().exit_functions.push(function);
+    at_process_exit();
+}
+
+fn at_process_exit() {
+    static ONCE: Once = Once::new();
+    // SAFETY: a function of this image, which is never unloaded.
+    ONCE.call_once(|| unsafe {
+        libc::atexit(summary);
+    });
+}
+
+extern "C" fn summary() {
+    let functions = std::mem::take(&mut findings().exit_functions);
+    functions.into_iter().for_each(|function| function());
+    crate::metal::memory::drain();
+    let (open, allowed) = {
+        let mut findings = findings();
+        (std::mem::take(&mut findings.open), std::mem::take(&mut findings.allowed))
+    };
+    if !allowed.is_empty() {
+        let times = allowed.iter().map(|(_, count)| count).sum::<u64>();
+        say(&format!("{} findings allowed, {times} times", allowed.len()));
+    }
+    if open.is_empty() {
+        return;
+    }
+    let times = open.iter().map(|(_, count)| count).sum::<u64>();
+    say(&format!("{} reports, {times} times", open.len()));
+    if CONFIG.exit {
+        // SAFETY: what the program has printed is written, as far as C's library knows of it; then the process ends.
+        unsafe {
+            libc::fflush(std::ptr::null_mut());
+            libc::_exit(EXIT_STATUS);
+        }
+    }
+}
+
+/// A line of the file of accepted findings.
+#[derive(Debug, PartialEq, Eq)]
+struct Allowance {
+    rule: String,
+    place: String,
+}
+
+impl Allowance {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split('#').next()?.split_whitespace();
+        Some(Self { rule: words.next()?.to_owned(), place: words.next().unwrap_or("*").to_owned() })
+    }
+
+    fn covers(&self, report: &Report) -> bool {
+        let place = match self.place.strip_suffix('*') {
+            Some(start) => report.place.starts_with(start),
+            None => report.place == self.place,
+        };
+        place && self.rule.eq_ignore_ascii_case(&format!("{:?}", report.kind))
+    }
+}
+
+fn allowances() -> &'static [Allowance] {
+    static ALLOWANCES: std::sync::LazyLock<Vec<Allowance>> = std::sync::LazyLock::new(|| {
+        let Some(path) = &CONFIG.allow else { return Vec::new() };
+        match std::fs::read_to_string(path) {
+            Ok(text) => text.lines().filter_map(Allowance::parse).collect(),
+            Err(error) => {
+                eprintln!("softmetal: SOFTMETAL_ALLOW={}: {error}", path.display());
+                Vec::new()
+            }
+        }
+    });
+    &ALLOWANCES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowances() {
+        assert_eq!(Allowance::parse("# nothing"), None);
+        let allowance = Allowance::parse("race softmax_* # the same value").unwrap();
+        let mut report =
+            Report { kind: Kind::Race, place: "softmax_f32".into(), line: None, text: String::new() };
+        assert!(allowance.covers(&report));
+        report.kind = Kind::Uninitialised;
+        assert!(!allowance.covers(&report));
+        report.place = "rmsnorm".into();
+        assert!(!Allowance::parse("Uninitialised softmax").unwrap().covers(&report));
+        assert!(Allowance::parse("Uninitialised").unwrap().covers(&report));
+    }
 }

@@ -65,6 +65,7 @@ pub const ACCESS_READ: c_int = 0;
 pub const ACCESS_WRITE: c_int = 1;
 pub const ACCESS_ATOMIC: c_int = 2;
 pub const ACCESS_ATOMIC_READ: c_int = 3;
+pub const ACCESS_ATOMIC_WRITE: c_int = 4;
 pub const ACCESS_ALIGNED: c_int = 8;
 pub const COMPLAINT_INACTIVE_LANE: c_int = 0;
 pub const COMPLAINT_UNDEFINED: c_int = 1;

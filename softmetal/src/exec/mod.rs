@@ -5,15 +5,27 @@
 //! orders are found by the bytes that they share.
 
 pub mod abi;
+mod check;
+mod executor;
+mod fiber;
+mod findings;
+mod group;
+mod launch;
+mod local;
 pub mod memory;
 mod order;
+mod random;
+mod runtime;
 mod shadow;
+mod source;
+mod watch;
 
+pub use launch::{run, touch};
 pub use memory::Memory;
 pub use order::Context;
+pub use runtime::runtime;
 
 use crate::msl::Kernel;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// What is bound to an index.
@@ -43,15 +55,3 @@ pub struct Dispatch {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);
-
-/// Runs a dispatch on the calling thread and returns when all of its threads have.
-pub fn run(dispatch: &Dispatch, context: &Context) -> Result<(), Fault> {
-    let _ = (dispatch, context.command);
-    Err(Fault("exec: wants the executor, which is being written".into()))
-}
-
-/// Checks and remembers that a command that is no kernel (a blit, an operation of MPS) uses a range of a memory.
-/// Reports call the command `name`.
-pub fn touch(memory: &Memory, range: Range<usize>, write: bool, name: &str, context: &Context) {
-    let _ = (memory.shadow(), range, write, name, context.command);
-}

@@ -113,8 +113,8 @@ impl Shadow {
         if needed < page.shift {
             page.refine(needed);
         }
-        let (start, end) = (offset % PAGE >> page.shift, (offset % PAGE + size) >> page.shift);
-        &mut page.cells[start..end]
+        let start = offset % PAGE;
+        &mut page.cells[start >> page.shift..(start + size) >> page.shift]
     }
 
     /// Calls `f` with the offset and the cells of each part of a range that lies inside of the memory.

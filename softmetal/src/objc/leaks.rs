@@ -23,14 +23,8 @@ pub fn live(name: &str) -> Option<usize> {
 ///
 /// Called when a program first asks for a device, so that what it registers itself with `atexit` later runs before.
 pub fn check_at_exit() {
-    extern "C" fn at_exit() {
-        report_leaks();
-    }
     static ONCE: Once = Once::new();
-    // SAFETY: a function of this image, which is never unloaded.
-    ONCE.call_once(|| unsafe {
-        libc::atexit(at_exit);
-    });
+    ONCE.call_once(|| report::at_exit(report_leaks));
 }
 
 fn report_leaks() {
