@@ -2,3 +2,6 @@
 #pragma once
 #include "metal_stdlib"
 #include "support.h"
+#if __has_feature(thread_sanitizer)
+#include "taps.h"
+#endif

@@ -34,7 +34,7 @@ pub(super) fn line(pc: usize) -> Option<(String, u32)> {
             let Some((file, line)) = frame.location.and_then(|place| Some((place.file?, place.line?))) else {
                 continue;
             };
-            let place = (file.to_owned(), line);
+            let place = (file.trim_start_matches("./").to_owned(), line);
             if !is_shim(file) {
                 return Some(place);
             }

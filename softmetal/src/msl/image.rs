@@ -19,6 +19,18 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
+    /// The kernel of an entry, which calls the executor.
+    ///
+    /// # Safety
+    /// The entry and the variable are those of an image that stays loaded, as `shim/abi.h` says, and none of its code
+    /// runs meanwhile.
+    pub unsafe fn new(entry: &'static KernelEntry, runtime: *mut *const Runtime, image: PathBuf) -> Self {
+        let kernel = Self { entry, runtime, image };
+        // SAFETY: as the caller says.
+        unsafe { kernel.set_runtime(crate::exec::runtime()) };
+        kernel
+    }
+
     /// Its entry in the image.
     pub fn entry(&self) -> &'static KernelEntry {
         self.entry
@@ -65,9 +77,8 @@ fn open(path: &Path) -> Result<Kernel, CompileError> {
     }
     let kernels = symbol(image, c"softmetal_kernels", path)?.cast::<KernelEntry>();
     let runtime = symbol(image, c"softmetal_runtime", path)?.cast::<*const Runtime>();
-    // SAFETY: `shim/abi.h` says that this is there, and it is never unloaded.
-    let entry = unsafe { &*kernels };
-    Ok(Kernel { entry, runtime, image: path.to_owned() })
+    // SAFETY: `shim/abi.h` says that these are there, and the image is never unloaded.
+    Ok(unsafe { Kernel::new(&*kernels, runtime, path.to_owned()) })
 }
 
 fn symbol(image: *mut c_void, name: &CStr, path: &Path) -> Result<*mut c_void, CompileError> {

@@ -36,6 +36,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("simd.h", include_str!("../../shim/simd.h")),
     ("simdgroup_matrix.h", include_str!("../../shim/simdgroup_matrix.h")),
     ("support.h", include_str!("../../shim/support.h")),
+    ("taps.h", include_str!("../../shim/taps.h")),
     ("traits.h", include_str!("../../shim/traits.h")),
     ("types.h", include_str!("../../shim/types.h")),
 ];

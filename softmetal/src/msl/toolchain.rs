@@ -25,6 +25,7 @@ const FLAGS: &[&str] = &[
     "-fno-rtti",
     "-fno-threadsafe-statics",
     "-fno-stack-protector",
+    "-fno-omit-frame-pointer",
     "-fno-strict-aliasing",
     "-fno-delete-null-pointer-checks",
     "-fwrapv",

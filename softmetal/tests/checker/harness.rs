@@ -37,11 +37,10 @@ fn compile() -> HashMap<String, Arc<Kernel>> {
         let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
         assert!(!handle.is_null(), "{:?}", CStr::from_ptr(libc::dlerror()));
         let runtime = libc::dlsym(handle, c"softmetal_runtime".as_ptr()).cast::<*const Runtime>();
-        *runtime = softmetal::exec::runtime();
         let mut entry = libc::dlsym(handle, c"softmetal_kernels".as_ptr()).cast::<KernelEntry>().cast_const();
         while !(*entry).name.is_null() {
             let name = CStr::from_ptr((*entry).name).to_str().unwrap().to_owned();
-            kernels.insert(name, Arc::new(Kernel::new(&*entry)));
+            kernels.insert(name, Arc::new(Kernel::new(&*entry, runtime, image.clone())));
             entry = entry.add(1);
         }
     }
