@@ -41,6 +41,19 @@ pub struct EncodedProduct {
 }
 
 impl Product {
+    /// What the initialisers without transposes and factors set, except for the sizes.
+    pub const SIMPLE: Self = Self {
+        transpose_left: false,
+        transpose_right: false,
+        rows: 0,
+        columns: 0,
+        interior: 0,
+        alpha: 1.0,
+        beta: 0.0,
+        batch_start: 0,
+        batch_size: usize::MAX,
+    };
+
     pub(super) fn left_part(&self) -> [usize; 2] {
         let [rows, columns] = [self.rows, self.interior];
         if self.transpose_left { [columns, rows] } else { [rows, columns] }
@@ -51,10 +64,15 @@ impl Product {
         if self.transpose_right { [columns, rows] } else { [rows, columns] }
     }
 
-    /// The product of certain matrices, or all rules that it breaks. `names` are what the caller calls them.
-    pub fn encode(&self, names: [&str; 3], operands: [&Operand; 3]) -> Result<EncodedProduct, Vec<String>> {
+    /// The product of certain matrices, or all rules that it breaks, after those it is known to break. `names` are
+    /// what the caller calls the matrices.
+    pub fn encode(
+        &self,
+        names: [&str; 3],
+        operands: [&Operand; 3],
+        mut broken: Vec<String>,
+    ) -> Result<EncodedProduct, Vec<String>> {
         let [left, right, result] = operands;
-        let mut broken = broken_types(operands.map(|operand| operand.layout.data_type));
         let sizes =
             [("resultRows", self.rows), ("resultColumns", self.columns), ("interiorColumns", self.interior)];
         for (name, size) in sizes {
@@ -80,8 +98,8 @@ impl Product {
     }
 }
 
-/// Apple asserts these when a multiplication is encoded.
-fn broken_types([left, right, result]: [DataType; 3]) -> Vec<String> {
+/// The types that `MPSMatrixMultiplication` takes: Apple asserts these when it is encoded.
+pub(super) fn broken_types([left, right, result]: [DataType; 3]) -> Vec<String> {
     let mut broken = Vec::new();
     let input = [DataType::FLOAT32, DataType::FLOAT16, DataType::INT8, DataType::INT16];
     for (name, data_type) in [("left", left), ("right", right)] {
