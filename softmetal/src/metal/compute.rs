@@ -152,7 +152,7 @@ impl ComputeCommandEncoder {
         if !self.is_index(selector, index) {
             return;
         }
-        if length % 16 != 0 {
+        if !length.is_multiple_of(16) {
             self.encoder
                 .invalid(selector, format!("wants a multiple of 16 bytes, got {length} at index {index}"));
         }
@@ -192,7 +192,7 @@ impl ComputeCommandEncoder {
 
     fn dispatch_indirect(&self, buffer: &Instance<Buffer>, offset: usize, threads: Size) {
         let selector = "dispatchThreadgroupsWithIndirectBuffer:indirectBufferOffset:threadsPerThreadgroup:";
-        if offset % 4 != 0 || offset.checked_add(12).is_none_or(|end| end > buffer.length()) {
+        if !offset.is_multiple_of(4) || offset.checked_add(12).is_none_or(|end| end > buffer.length()) {
             let length = buffer.length();
             let text =
                 format!("wants 12 bytes in a buffer of {length} at a multiple of 4, got offset {offset}");
@@ -267,7 +267,7 @@ impl ComputeCommandEncoder {
                     bytes.len()
                 }
                 Some(Binding::Buffer(buffer, offset)) => {
-                    if offset % align != 0 {
+                    if !offset.is_multiple_of(align) {
                         complain(format!(
                             "wants an offset at index {index} ({name}) of a multiple of {align}, got {offset}"
                         ));

@@ -30,6 +30,7 @@ pub use buffer::Buffer;
 pub use command_buffer::CommandBuffer;
 pub use device::{Device, device};
 pub use queue::CommandQueue;
+pub(crate) use queue::wait_until_idle;
 
 use crate::objc::{Class, IsClass};
 use crate::report::{self, Kind, Report};

@@ -12,11 +12,37 @@ use crate::objc::{Instance, Object, Strong, class, with_pool};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 /// What the host may not touch before it knows a command buffer to be done.
 struct Unobserved {
     commit: u64,
     uses: Vec<(Weak<Allocation>, Token)>,
+}
+
+/// How many command buffers the queues' threads still hold.
+struct Busy {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+static BUSY: Busy = Busy { count: Mutex::new(0), changed: Condvar::new() };
+
+impl Busy {
+    fn begin(&self) {
+        *self.count.lock().unwrap_or_else(|e| e.into_inner()) += 1;
+    }
+
+    fn end(&self) {
+        *self.count.lock().unwrap_or_else(|e| e.into_inner()) -= 1;
+        self.changed.notify_all();
+    }
+}
+
+/// Waits until the queues' threads have let go of all command buffers, or for as long.
+pub(crate) fn wait_until_idle(timeout: Duration) {
+    let count = BUSY.count.lock().unwrap_or_else(|e| e.into_inner());
+    drop(BUSY.changed.wait_timeout_while(count, timeout, |count| *count > 0));
 }
 
 #[derive(Default)]
@@ -56,6 +82,7 @@ impl Shared {
 
     /// The command buffer at a place may run.
     pub fn commit(&self, place: u64, buffer: Strong<CommandBuffer>, uses: Vec<(Weak<Allocation>, Token)>) {
+        BUSY.begin();
         let mut line = self.line();
         line.unobserved.push(Unobserved { commit: place, uses });
         if let Some(waiting) = line.waiting.iter_mut().find(|(at, _)| *at == place) {
@@ -130,6 +157,7 @@ impl CommandQueue {
         let thread = std::thread::Builder::new().name(format!("queue {id}")).spawn(move || {
             while let Some((place, buffer)) = worker.next() {
                 with_pool(|| run::run(&worker, place, buffer));
+                BUSY.end();
             }
         });
         thread.expect("a thread for a command queue");

@@ -5,6 +5,7 @@ use crate::config::CONFIG;
 use crate::report::{self, Kind, Report};
 use std::sync::Once;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub(super) fn born(class: &'static Class) {
     class.live.fetch_add(1, Ordering::Relaxed);
@@ -28,6 +29,8 @@ pub fn check_at_exit() {
 }
 
 fn report_leaks() {
+    // A queue's thread may still be about to release a command buffer that the program saw complete.
+    crate::metal::wait_until_idle(Duration::from_secs(2));
     for class in classes() {
         let counted = match class.lives() {
             Lives::Short => true,
