@@ -31,6 +31,7 @@ pub fn check_at_exit() {
 fn report_leaks() {
     // A queue's thread may still be about to release a command buffer that the program saw complete.
     crate::metal::wait_until_idle(Duration::from_secs(2));
+    crate::metal::memory::drain();
     for class in classes() {
         let counted = match class.lives() {
             Lives::Short => true,

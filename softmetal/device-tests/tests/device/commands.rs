@@ -22,7 +22,11 @@ pub fn cases() -> Vec<Case> {
         ("labels_and_groups", labels_and_groups, Clean),
         ("commit_twice", commit_twice, Report(&["Validation", "commit", "committed before"])),
         ("commit_while_encoding", commit_while_encoding, Report(&["Validation", "commit]", "endEncoding"])),
-        ("two_encoders_at_once", two_encoders_at_once, Report(&["Validation", "blitCommandEncoder", "endEncoding"])),
+        (
+            "two_encoders_at_once",
+            two_encoders_at_once,
+            Report(&["Validation", "blitCommandEncoder", "endEncoding"]),
+        ),
         ("encode_after_end", encode_after_end, Report(&["Validation", "fillBuffer", "after endEncoding"])),
         ("encoder_never_ended", encoder_never_ended, Report(&["Validation", "dealloc", "endEncoding"])),
         ("wait_without_commit", wait_without_commit, Report(&["Validation", "waitUntilCompleted", "is not"])),
@@ -32,7 +36,11 @@ pub fn cases() -> Vec<Case> {
         ("blit_out_of_range", blit_out_of_range, Report(&["Validation", "copyFromBuffer", "destination"])),
         ("blit_onto_itself", blit_onto_itself, Report(&["Validation", "copyFromBuffer", "overlap"])),
         ("wait_after_update", wait_after_update, Report(&["Validation", "waitForFence:", "has not updated"])),
-        ("debug_group_left_open", debug_group_left_open, Report(&["Validation", "endEncoding", "debug group"])),
+        (
+            "debug_group_left_open",
+            debug_group_left_open,
+            Report(&["Validation", "endEncoding", "debug group"]),
+        ),
     ]
 }
 
@@ -119,17 +127,23 @@ fn queue_keeps_the_order_of_enqueue() {
     second.enqueue();
     for (commands, zeroes) in [(&second, false), (&first, true)] {
         let encoder = blit(commands);
-        if zeroes { zero(&encoder, &buffer) } else { copy(&encoder, &buffer, &back) }
+        if zeroes {
+            zero(&encoder, &buffer)
+        } else {
+            copy(&encoder, &buffer, &back)
+        }
         encoder.endEncoding();
         commands.commit();
     }
     second.waitUntilCompleted();
-    assert_eq!(read(&back), [0.0; COUNT]);
+    assert_all(&back, 0.0);
 }
 
 fn compile_error_names_the_line() {
     let metal = Metal::new();
-    let source = NSString::from_str("#include <metal_stdlib>\nkernel void f(device float* x [[buffer(0)]]) {\n  x[0] = unknown;\n}\n");
+    let source = NSString::from_str(
+        "#include <metal_stdlib>\nkernel void f(device float* x [[buffer(0)]]) {\n  x[0] = unknown;\n}\n",
+    );
     let made = metal.device.newLibraryWithSource_options_error(&source, None).and_then(|library| {
         let function = library.newFunctionWithName(&NSString::from_str("f")).expect("a function");
         metal.device.newComputePipelineStateWithFunction_error(&function)
@@ -241,7 +255,9 @@ fn blit_out_of_range() {
     let commands = metal.commands();
     let encoder = blit(&commands);
     // SAFETY: the range is wrong by 4 bytes, which is what is tested.
-    unsafe { encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(&from, 0, &to, 4, 4 * COUNT) };
+    unsafe {
+        encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(&from, 0, &to, 4, 4 * COUNT)
+    };
     encoder.endEncoding();
     finish(&commands);
 }

@@ -2,6 +2,7 @@
 
 use crate::metal::*;
 use crate::{Case, Clean, Report};
+use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSString;
 use objc2_metal::*;
 use std::ffi::c_void;
@@ -25,9 +26,17 @@ pub fn cases() -> Vec<Case> {
         ("bytes_long_enough", bytes_long_enough, Clean),
         ("buffer_too_short", buffer_too_short, Report(&["Validation", "wants 4 bytes at index 1", "got 2"])),
         ("too_many_threads", || threads("fill", 2048), Report(&["Validation", "at most 1024 threads"])),
-        ("too_many_threads_for_the_kernel", || threads("small", 128), Report(&["Validation", "at most 64 threads"])),
+        (
+            "too_many_threads_for_the_kernel",
+            || threads("small", 128),
+            Report(&["Validation", "at most 64 threads"]),
+        ),
         ("as_many_threads_as_the_kernel_takes", || threads("small", 64), Clean),
-        ("threadgroup_memory_not_of_16", threadgroup_memory_not_of_16, Report(&["Validation", "multiple of 16"])),
+        (
+            "threadgroup_memory_not_of_16",
+            threadgroup_memory_not_of_16,
+            Report(&["Validation", "multiple of 16"]),
+        ),
         ("threadgroup_memory_too_great", threadgroup_memory_too_great, Report(&["Validation", "32768"])),
         ("read_past_the_end", read_past_the_end, Report(&["OutOfBounds", "fill"])),
     ]
@@ -43,7 +52,7 @@ fn dispatch_computes() {
     twice(&encoder, &pipeline, &x, &y);
     encoder.endEncoding();
     finish(&commands);
-    assert_eq!(read(&y), [3.0; COUNT]);
+    assert_all(&y, 3.0);
 }
 
 fn dispatch_with_constants() {
@@ -57,7 +66,8 @@ fn dispatch_with_constants() {
         constants.setConstantValue_type_atIndex(value, MTLDataType::Float, 3);
     }
     let name = NSString::from_str("add");
-    let function = metal.library().newFunctionWithName_constantValues_error(&name, &constants).expect("a function");
+    let function =
+        metal.library().newFunctionWithName_constantValues_error(&name, &constants).expect("a function");
     let pipeline = metal.device.newComputePipelineStateWithFunction_error(&function).expect("a pipeline");
     let commands = metal.commands();
     let encoder = serial(&commands);
@@ -66,7 +76,7 @@ fn dispatch_with_constants() {
     encoder.dispatchThreadgroups_threadsPerThreadgroup(size(COUNT / 32), size(32));
     encoder.endEncoding();
     finish(&commands);
-    assert_eq!(read(&y), [3.5; COUNT]);
+    assert_all(&y, 3.5);
 }
 
 fn dispatch_indirect() {
@@ -74,9 +84,8 @@ fn dispatch_indirect() {
     let y = metal.filled(0.0, SHARED);
     let groups = [COUNT as u32 / 64, 1u32, 1];
     // SAFETY: bytes that are copied.
-    let groups = unsafe {
-        metal.device.newBufferWithBytes_length_options(NonNull::from(&groups).cast(), 12, SHARED)
-    };
+    let groups =
+        unsafe { metal.device.newBufferWithBytes_length_options(NonNull::from(&groups).cast(), 12, SHARED) };
     let commands = metal.commands();
     let encoder = serial(&commands);
     encoder.setComputePipelineState(&metal.pipeline("fill"));
@@ -111,7 +120,7 @@ fn in_one_encoder(is_concurrent: bool, barrier: bool) {
     encoder.endEncoding();
     finish(&commands);
     if barrier || !is_concurrent {
-        assert_eq!(read(&y), [4.0; COUNT]);
+        assert_all(&y, 4.0);
     }
 }
 
@@ -129,10 +138,8 @@ fn concurrent_with_resource_barrier() {
     twice(&encoder, &second, &x, &y);
     encoder.endEncoding();
     finish(&commands);
-    assert_eq!(read(&y), [4.0; COUNT]);
+    assert_all(&y, 4.0);
 }
-
-use objc2::runtime::ProtocolObject;
 
 fn compute_passes(fenced: bool) {
     let metal = Metal::new();
@@ -153,7 +160,7 @@ fn compute_passes(fenced: bool) {
     twice(&encoder, &second, &x, &y);
     encoder.endEncoding();
     finish(&commands);
-    assert_eq!(read(&y), [4.0; COUNT]);
+    assert_all(&y, 4.0);
 }
 
 /// Runs what a case encodes in a serial encoder.

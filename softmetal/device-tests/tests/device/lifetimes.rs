@@ -18,14 +18,34 @@ pub fn cases() -> Vec<Case> {
         ("objects_are_freed", objects_are_freed, Clean),
         ("strings_and_arrays", strings_and_arrays, Clean),
         ("autoreleased_in_a_pool", autoreleased_in_a_pool, Clean),
-        ("leaked_command_buffer", leaked_command_buffer, Report(&["Lifetime", "SoftmetalCommandBuffer", "1 alive"])),
+        (
+            "leaked_command_buffer",
+            leaked_command_buffer,
+            Report(&["Lifetime", "SoftmetalCommandBuffer", "1 alive"]),
+        ),
         ("leaked_string", leaked_string, Report(&["Lifetime", "NSString", "1 alive"])),
-        ("released_too_often", released_too_often, Report(&["Lifetime", "-[SoftmetalBuffer release]", "once too often"])),
-        ("used_after_release", used_after_release, Abort(&["Lifetime", "-[SoftmetalBuffer length]", "deallocated"])),
-        ("autoreleased_without_a_pool", autoreleased_without_a_pool, Report(&["Lifetime", "no autorelease pool"])),
+        (
+            "released_too_often",
+            released_too_often,
+            Report(&["Lifetime", "-[SoftmetalBuffer release]", "once too often"]),
+        ),
+        (
+            "used_after_release",
+            used_after_release,
+            Abort(&["Lifetime", "-[SoftmetalBuffer length]", "deallocated"]),
+        ),
+        (
+            "autoreleased_without_a_pool",
+            autoreleased_without_a_pool,
+            Report(&["Lifetime", "no autorelease pool"]),
+        ),
         ("buffer_outlives_its_command_buffer", buffer_outlives_its_command_buffer, Clean),
         ("unretained_and_alive", || unretained(true), Clean),
-        ("unretained_and_released", || unretained(false), Report(&["Lifetime", "was released", "unretained references"])),
+        (
+            "unretained_and_released",
+            || unretained(false),
+            Report(&["Lifetime", "was released", "unretained references"]),
+        ),
     ]
 }
 
@@ -105,13 +125,13 @@ fn used_after_release() {
 
 fn autoreleased_without_a_pool() {
     let metal = Metal::new();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // SAFETY: the result is given to a pool that is not there.
-            let _: *mut AnyObject = unsafe { objc2::msg_send![&*metal.queue, commandBuffer] };
-            drop(NSString::from_str("the next message"));
-        });
+    // To join a thread is to wait for its end, and with it its pools'.
+    let thread = std::thread::spawn(move || {
+        // SAFETY: the result is given to a pool that is not there.
+        let _: *mut AnyObject = unsafe { objc2::msg_send![&*metal.queue, commandBuffer] };
+        drop(NSString::from_str("the next message"));
     });
+    thread.join().expect("the thread");
 }
 
 fn buffer_outlives_its_command_buffer() {

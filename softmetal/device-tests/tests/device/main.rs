@@ -55,9 +55,19 @@ fn check(name: &str, expect: &Expect) -> Result<(), String> {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program).env(VARIABLE, name).output().expect("this program again");
     let said = String::from_utf8_lossy(&output.stderr);
-    let kinds = ["Race", "OutOfBounds", "Uninitialised", "Barrier", "InactiveLane", "Hazard", "Lifetime", "Validation"];
+    let kinds = [
+        "Race",
+        "OutOfBounds",
+        "Uninitialised",
+        "Barrier",
+        "InactiveLane",
+        "Hazard",
+        "Lifetime",
+        "Validation",
+    ];
     let is_report = |line: &&str| {
-        line.strip_prefix("softmetal: ").is_some_and(|line| kinds.iter().any(|kind| line.starts_with(&format!("{kind} in "))))
+        line.strip_prefix("softmetal: ")
+            .is_some_and(|line| kinds.iter().any(|kind| line.starts_with(&format!("{kind} in "))))
     };
     let reports: Vec<&str> = said.lines().filter(is_report).collect();
     let complain = |what: &str| Err(format!("{what}, with {}:\n{said}", output.status));

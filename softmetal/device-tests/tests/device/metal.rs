@@ -17,8 +17,9 @@ pub type Pipeline = Retained<ProtocolObject<dyn MTLComputePipelineState>>;
 pub const SHARED: MTLResourceOptions = MTLResourceOptions::StorageModeShared;
 pub const PRIVATE: MTLResourceOptions = MTLResourceOptions::StorageModePrivate;
 /// Shared, and ordered by the program alone.
-pub const UNTRACKED: MTLResourceOptions =
-    MTLResourceOptions(MTLResourceOptions::StorageModeShared.0 | MTLResourceOptions::HazardTrackingModeUntracked.0);
+pub const UNTRACKED: MTLResourceOptions = MTLResourceOptions(
+    MTLResourceOptions::StorageModeShared.0 | MTLResourceOptions::HazardTrackingModeUntracked.0,
+);
 
 /// One number to each thread: `fill`, `double`, `add_one`.
 pub const SOURCE: &str = "
@@ -146,4 +147,12 @@ pub fn finish(commands: &CommandBuffer) {
 pub fn read(buffer: &Buffer) -> Vec<f32> {
     // SAFETY: a buffer of that many numbers; whether it may be read is what is tested.
     unsafe { std::slice::from_raw_parts(buffer.contents().as_ptr().cast::<f32>(), COUNT) }.to_vec()
+}
+
+/// Fails at the first number of a buffer that is another.
+#[track_caller]
+pub fn assert_all(buffer: &Buffer, wanted: f32) {
+    let values = read(buffer);
+    let wrong = values.iter().position(|&value| value != wanted);
+    assert_eq!(wrong.map(|index| (index, values[index])), None, "wants {wanted}");
 }
