@@ -148,7 +148,7 @@ fn compile_error_names_the_line() {
         let function = library.newFunctionWithName(&NSString::from_str("f")).expect("a function");
         metal.device.newComputePipelineStateWithFunction_error(&function)
     });
-    let error = made.err().expect("an error");
+    let error = made.expect_err("an error");
     let text = error.to_string();
     assert!(text.contains("unknown") && text.contains('3'), "{text}");
     assert!(metal.library().newFunctionWithName(&NSString::from_str("absent")).is_none());
