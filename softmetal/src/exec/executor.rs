@@ -382,7 +382,8 @@ impl<'a> Executor<'a> {
                     .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
             }
             Place::Elsewhere => {
-                let near_bound = |region: &Region| !inside(region) && distance(&region) < 1 << 16;
+                // As far as an index of 32 bits that has wrapped around goes.
+                let near_bound = |region: &Region| !inside(region) && distance(&region) < 1 << 37;
                 near(regions, &near_bound)
                     .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
             }
