@@ -335,6 +335,11 @@ impl<'a> Executor<'a> {
                 let what = describe(region, address - region.addresses.start);
                 (Kind::OutOfBounds, format!("{what}, which cannot be written"))
             }
+            Verdict::Unbound(region) => {
+                let region = &regions[region];
+                let what = describe(region, address - region.addresses.start);
+                (Kind::Validation, format!("{what}: wants a buffer or bytes, got nothing"))
+            }
             Verdict::Nowhere => {
                 let verb = if how.write { "writes" } else { "reads" };
                 let who = findings::thread(thread);
@@ -346,7 +351,9 @@ impl<'a> Executor<'a> {
         };
         let fault = format!("{kind:?} in {}: {text}", findings.kernel());
         findings.at_pc(kind, pc, |_| text);
-        Some(fault)
+        // What is not bound reads as zeros.
+        let goes_on = matches!(verdict, Verdict::Unbound(_)) && !how.write;
+        (!goes_on).then_some(fault)
     }
 
     /// Where an address is that is in nothing that the dispatch has.

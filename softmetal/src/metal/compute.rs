@@ -7,7 +7,7 @@ use super::encoder::{
     Binding, Bound, Command, Encoder, Grid, Step, Use, Work, encoder_methods, extent, threadgroup,
 };
 use super::pipeline::ComputePipelineState;
-use crate::exec::abi::{PARAM_BUFFER, PARAM_THREADGROUP, PARAM_UNUSED, PARAM_WRITES};
+use crate::exec::abi::{PARAM_BUFFER, PARAM_UNUSED, PARAM_WRITES};
 use crate::foundation::{NSObject, NSString};
 use crate::objc::{Instance, Object, Range, Size, Strong, class};
 use std::ffi::{CStr, c_void};
@@ -250,28 +250,18 @@ impl ComputeCommandEncoder {
             let complain = |text: String| {
                 self.encoder.invalid(selector, format!("{}: {text}", pipeline.name()));
             };
-            if param.kind == PARAM_THREADGROUP && arguments.threadgroup_memory.get(index) == Some(&0) {
-                complain(format!("wants threadgroup memory at index {index} ({name}), got none"));
-            }
             if param.kind != PARAM_BUFFER || index >= INDICES {
                 continue;
             }
-            let (size, align) = (param.size as usize, param.align.max(1) as usize);
+            let size = param.size as usize;
             let room = match &arguments.buffers[index] {
-                None => {
-                    complain(format!("wants a buffer at index {index} ({name}), got none"));
-                    continue;
-                }
+                // Whether the kernel uses it, the executor sees.
+                None => continue,
                 Some(Binding::Bytes(bytes)) => {
                     bound[index] = Some(Bound::Bytes(bytes.clone()));
                     bytes.len()
                 }
                 Some(Binding::Buffer(buffer, offset)) => {
-                    if !offset.is_multiple_of(align) {
-                        complain(format!(
-                            "wants an offset at index {index} ({name}) of a multiple of {align}, got {offset}"
-                        ));
-                    }
                     bound[index] = Some(Bound::Buffer(uses.len(), *offset));
                     uses.push(Use::new(buffer, param.flags & PARAM_WRITES != 0, self.encoder.retains()));
                     buffer.length().saturating_sub(*offset)

@@ -111,8 +111,9 @@ impl Device {
         0x736f_6674
     }
 
-    fn architecture(&self) -> Strong<Architecture> {
-        self.architecture.clone()
+    /// A property of what lives for ever: no count goes through a pool.
+    fn architecture(&self) -> *mut Object {
+        self.architecture.as_ptr()
     }
 
     fn max_threads(&self) -> Size {

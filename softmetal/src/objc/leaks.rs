@@ -38,7 +38,8 @@ fn report_leaks() {
             Lives::Long => CONFIG.leaks,
             Lives::Forever => false,
         };
-        let live = class.live.load(Ordering::Relaxed);
+        let held = if CONFIG.leaks { 0 } else { crate::metal::held_at_exit(class) };
+        let live = class.live.load(Ordering::Relaxed).saturating_sub(held);
         if counted && live > 0 {
             report::add(Report {
                 kind: Kind::Lifetime,

@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Case> {
         ("compute_passes_with_a_fence", || compute_passes(true), Clean),
         ("compute_passes_without_a_fence", || compute_passes(false), Report(&["Hazard", "twice"])),
         ("no_pipeline", no_pipeline, Report(&["Validation", "dispatchThreads", "pipeline state"])),
-        ("argument_missing", argument_missing, Report(&["Validation", "index 1 (value)"])),
+        ("argument_missing", argument_missing, Report(&["Validation", "buffer 1 `value`: wants a buffer or bytes"])),
         ("index_too_great", index_too_great, Report(&["Validation", "setBuffer", "at most 30"])),
         ("bytes_too_long", bytes_too_long, Report(&["Validation", "setBytes", "4096"])),
         ("bytes_long_enough", bytes_long_enough, Clean),
@@ -185,7 +185,7 @@ fn argument_missing() {
     encode(|metal, encoder, y| {
         encoder.setComputePipelineState(&metal.pipeline("fill"));
         set(encoder, 0, y);
-        encoder.dispatchThreads_threadsPerThreadgroup(size(0), size(32));
+        encoder.dispatchThreads_threadsPerThreadgroup(size(COUNT), size(32));
     });
 }
 

@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
             leaked_command_buffer,
             Report(&["Lifetime", "SoftmetalCommandBuffer", "1 alive"]),
         ),
+        ("held_command_buffer", held_command_buffer, Clean),
         ("leaked_string", leaked_string, Report(&["Lifetime", "NSString", "1 alive"])),
         (
             "released_too_often",
@@ -99,6 +100,13 @@ fn autoreleased_in_a_pool() {
 
 fn leaked_command_buffer() {
     std::mem::forget(Metal::new().commands());
+}
+
+/// A program may keep its queue, and what it encodes into, in a static variable.
+fn held_command_buffer() {
+    let metal = Metal::new();
+    let commands = metal.commands();
+    std::mem::forget((serial(&commands), commands, metal));
 }
 
 fn leaked_string() {
