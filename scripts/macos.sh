@@ -17,8 +17,8 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
-# What stands for Apple's SDK: libSystem's list of symbols, as of macOS 14.0, and C headers, both from PyPI's ziglang; of
-# the other libraries, scripts/macos lists what the binary uses.
+# What stands for Apple's SDK: libSystem's list of symbols, as of macOS 14.0, and C headers, both from PyPI's ziglang;
+# of the other libraries, scripts/macos lists what the binary uses.
 sdk=$PWD/target/macos/sdk
 if [ ! -d "$sdk" ]; then
     mkdir -p target/macos
