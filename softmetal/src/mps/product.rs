@@ -30,6 +30,9 @@ pub struct Product {
     pub batch_size: usize,
 }
 
+/// Rows that are summed together: each row of the right matrix is read once for all of them.
+const ROWS: usize = 8;
+
 /// A product of certain matrices, found to break no rule.
 #[derive(Clone)]
 pub struct EncodedProduct {
@@ -147,8 +150,8 @@ impl EncodedProduct {
         let Product { rows, columns, interior, .. } = self.kernel;
         let (alpha, beta) = (self.kernel.alpha as f32, self.kernel.beta as f32);
         let result_part = [rows, columns];
-        let mut sums = vec![0f32; columns];
         let mut before = vec![0f32; columns];
+        let mut sums = vec![0f32; ROWS * columns];
         for matrix in self.batch.clone() {
             self.left.touch(matrix, self.kernel.left_part(), false, name, context);
             self.right.touch(matrix, self.kernel.right_part(), false, name, context);
@@ -158,18 +161,22 @@ impl EncodedProduct {
             self.result.touch(matrix, result_part, true, name, context);
             let left = dense(&self.left, matrix, [rows, interior], self.kernel.transpose_left);
             let right = dense(&self.right, matrix, [interior, columns], self.kernel.transpose_right);
-            for row in 0..rows {
+            for first in (0..rows).step_by(ROWS) {
                 sums.fill(0.0);
-                let factors = &left[row * interior..][..interior];
-                for (factor, right) in factors.iter().zip(right.chunks_exact(columns)) {
-                    sums.iter_mut().zip(right).for_each(|(sum, x)| *sum += factor * x);
+                let left = &left[first * interior..rows.min(first + ROWS) * interior];
+                for (k, right) in right.chunks_exact(columns).enumerate() {
+                    for (sums, left) in sums.chunks_exact_mut(columns).zip(left.chunks_exact(interior)) {
+                        sums.iter_mut().zip(right).for_each(|(sum, x)| *sum += left[k] * x);
+                    }
                 }
-                sums.iter_mut().for_each(|sum| *sum *= alpha);
-                if beta != 0.0 {
-                    self.result.read(matrix, row, &mut before);
-                    sums.iter_mut().zip(&before).for_each(|(sum, before)| *sum += beta * before);
+                for (row, sums) in (first..rows).zip(sums.chunks_exact_mut(columns)) {
+                    sums.iter_mut().for_each(|sum| *sum *= alpha);
+                    if beta != 0.0 {
+                        self.result.read(matrix, row, &mut before);
+                        sums.iter_mut().zip(&before).for_each(|(sum, before)| *sum += beta * before);
+                    }
+                    self.result.write(matrix, row, sums);
                 }
-                self.result.write(matrix, row, &sums);
             }
         }
     }
