@@ -74,10 +74,10 @@ fn source_line(line: u32) -> &'static str {
 fn barrier_with_the_wrong_flags() {
     let _alone = alone();
     let wrong = || launch("sum_wrong_flags", &[&floats(512), &memory(8, "sums")]).grid(512, 256);
-    Launch::reports(wrong, Kind::Race, &["`shared`", "has no mem_flags::mem_threadgroup"]);
+    Launch::reports(wrong, Kind::BarrierFlags, &["`shared`", "has no mem_flags::mem_threadgroup"]);
     launch("device_barrier", &[&memory(512, "a"), &memory(512, "b")]).grid(128, 64).is_clean();
     let wrong = || launch("device_wrong_flags", &[&memory(512, "a"), &memory(512, "b")]).grid(128, 64);
-    Launch::reports(wrong, Kind::Race, &["buffer 0 `a`", "has no mem_flags::mem_device"]);
+    Launch::reports(wrong, Kind::BarrierFlags, &["buffer 0 `a`", "has no mem_flags::mem_device"]);
 }
 
 #[test]
@@ -112,7 +112,9 @@ fn race_between_threadgroups() {
 fn the_same_value_is_a_race_too() {
     let _alone = alone();
     let text = "of the same simdgroup wrote";
-    Launch::reports(|| launch("last_wins", &[&memory(128, "out")]), Kind::Race, &[text]);
+    Launch::reports(|| launch("last_wins", &[&memory(128, "out")]), Kind::SameValue, &[text]);
+    let differs = || launch("last_differs", &[&memory(128, "out")]);
+    Launch::reports(differs, Kind::Race, &[text]);
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn race_within_a_simdgroup() {
         assert!(found.iter().any(race), "seed {seed}: {found:#?}");
     }
     let wrong = || launch("simd_wrong_flags", &[&memory(256, "out")]);
-    Launch::reports(wrong, Kind::Race, &["has no mem_flags::mem_threadgroup"]);
+    Launch::reports(wrong, Kind::BarrierFlags, &["has no mem_flags::mem_threadgroup"]);
     for seed in 0..4 {
         launch("simd_barrier_over_simdgroups", &[&memory(256, "out")]).run(seed).unwrap();
         assert!(report::take().iter().any(|report| report.kind == Kind::Race), "seed {seed}");

@@ -29,7 +29,7 @@ fn barriers() {
     let sum = |kernel| launch(kernel, &[&floats(512), &memory(8, "sums")]).grid(512, 256);
     sum("msl_sum").is_clean();
     planted(|| sum("msl_sum_missing_barrier"), &[Kind::Race, Kind::Uninitialised]);
-    let found = planted(|| sum("msl_sum_wrong_flags"), &[Kind::Race]);
+    let found = planted(|| sum("msl_sum_wrong_flags"), &[Kind::BarrierFlags]);
     assert!(found[0].text.contains("has no mem_flags::mem_threadgroup"), "{found:#?}");
     planted(|| launch("msl_divergent_barrier", &[]), &[Kind::Barrier]);
     let guarded = |kernel| launch(kernel, &[&memory(128, "out")]).bytes(60u32);
