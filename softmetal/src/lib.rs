@@ -11,6 +11,7 @@
 //! msl    Metal Shading Language to a loaded kernel
 //! exec   threads, threadgroups and the checker of their memory
 //! report what was found wrong
+//! strict Metal text, read with the rules of Apple's compiler
 //! ```
 #![deny(missing_docs)]
 
@@ -22,3 +23,4 @@ pub mod mps;
 pub mod msl;
 pub mod objc;
 pub mod report;
+pub mod strict;

@@ -4,17 +4,17 @@
 //! clang: one kernel at a time, when it is first asked for, since a library can have hundreds. Images are kept on disk.
 //! What is not known (textures, vertex functions, an attribute that nobody has heard of) is refused by its name.
 
-mod attributes;
+pub(crate) mod attributes;
 mod emit;
 mod image;
-mod items;
+pub(crate) mod items;
 mod kernels;
 mod program;
 mod shim;
 mod statements;
 mod storage;
-mod token;
-mod toolchain;
+pub(crate) mod token;
+pub(crate) mod toolchain;
 mod values;
 
 pub use image::Kernel;

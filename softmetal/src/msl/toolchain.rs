@@ -29,7 +29,6 @@ const FLAGS: &[&str] = &[
     "-fno-strict-aliasing",
     "-fno-delete-null-pointer-checks",
     "-fwrapv",
-    "-fno-strict-float-cast-overflow",
     "-fsigned-char",
     "-fno-lax-vector-conversions",
     "-fno-math-errno",
@@ -240,7 +239,7 @@ fn write_text(path: &Path, text: &str) -> Result<(), CompileError> {
 }
 
 /// The configured compiler, or the oldest that is new enough.
-fn find_clang() -> Result<PathBuf, CompileError> {
+pub fn find_clang() -> Result<PathBuf, CompileError> {
     let candidates = match &CONFIG.clang {
         Some(clang) => vec![clang.clone()],
         None => (19..=24).map(|version| PathBuf::from(format!("clang++-{version}"))).collect(),

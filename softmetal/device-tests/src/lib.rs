@@ -1,1 +1,0 @@
-//! The tests of softmetal's device, in `tests/`.
