@@ -60,9 +60,6 @@ impl BlitCommandEncoder {
         {
             return;
         }
-        if size == 0 {
-            return self.encoder.invalid(selector, "wants a size of at least 1 byte, got 0");
-        }
         let same = source.as_ptr() == destination.as_ptr();
         if same && source_offset.abs_diff(destination_offset) < size {
             let text = format!(
@@ -81,9 +78,6 @@ impl BlitCommandEncoder {
         let selector = "fillBuffer:range:value:";
         if !self.is_in(selector, "a range", buffer, range.location, range.length) {
             return;
-        }
-        if range.length == 0 {
-            return self.encoder.invalid(selector, "wants a range of at least 1 byte, got 0");
         }
         let uses = vec![Use::new(buffer, true, self.encoder.retains())];
         let work = Work::Fill { at: (0, range.location), length: range.length, value };

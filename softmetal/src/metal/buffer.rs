@@ -121,7 +121,7 @@ impl Buffer {
 
     fn did_modify(&self, range: Range) {
         let place = "-[MTLBuffer didModifyRange:]";
-        // On Apple silicon candle calls this on shared buffers too, which the documentation allows no meaning but no harm.
+        // Of a shared buffer there is nothing to flush, and no harm in saying so.
         if range.end().is_none_or(|end| end > self.length()) {
             let length = self.length();
             invalid(place, format!("{}: wants a range in {length} bytes, got {range:?}", self.name()));
