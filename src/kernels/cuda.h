@@ -38,6 +38,9 @@ FN uint group_id_y() { return blockIdx.y; }
 FN uint group_id_z() { return blockIdx.z; }
 FN uint group_count() { return gridDim.x; }
 FN void barrier() { __syncthreads(); }
+// Barriers that order global memory too, of the group and of the warp.
+FN void global_barrier() { __syncthreads(); }
+FN void warp_global_barrier() { __syncwarp(); }
 
 FN float warp_sum(float v) {
     for (uint d = WARP / 2; d > 0; d /= 2) v += __shfl_xor_sync(0xffffffffu, v, d);

@@ -101,6 +101,15 @@ FN float row_max(float v, SHARED_PTR(float) scratch) {
 #endif
 }
 
+// What the row's threads read before it, they read before any of them writes after it.
+FN void row_barrier() {
+#if ROW_THREADS == 32
+    warp_global_barrier();
+#else
+    global_barrier();
+#endif
+}
+
 FN Pair row_sum2(Pair v, SHARED_PTR(float) scratch) {
 #if ROW_THREADS == 32
     const Pair sum = {warp_sum(v.a), warp_sum(v.b)};

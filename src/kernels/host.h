@@ -175,6 +175,8 @@ FN uint group_id_y() { return host::group[1]; }
 FN uint group_id_z() { return host::group[2]; }
 FN uint group_count() { return host::groups; }
 FN void barrier() { host::yield(host::AT_BARRIER); }
+FN void global_barrier() { barrier(); }
+FN void warp_global_barrier() { host::exchange(0); }
 FN float warp_sum(float v) {
     const uint* lane = host::exchange(host::bits(v));
     float s[WARP];

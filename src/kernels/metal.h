@@ -27,6 +27,9 @@ inline uint group_id_y() { return mc_group.y; }
 inline uint group_id_z() { return mc_group.z; }
 inline uint group_count() { return mc_groups.x; }
 inline void barrier() { threadgroup_barrier(mem_flags::mem_threadgroup); }
+// Barriers that order global memory too, of the group and of the warp.
+inline void global_barrier() { threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup); }
+inline void warp_global_barrier() { simdgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup); }
 
 inline float warp_sum(float v) { return simd_sum(v); }
 inline float warp_max(float v) { return simd_max(v); }

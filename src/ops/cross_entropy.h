@@ -27,7 +27,7 @@ struct RowLoss {
 
 // One read of the row: the maximum, the sum that goes with it, and the sum of the logits for the smoothing.
 FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smoothing, SHARED_PTR(float) scratch) {
-    const float at_target = float(x[target]);  // before anyone writes to the row
+    const float at_target = float(x[target]);
     float max = -inf32(), sum = 0.0f, all = 0.0f;
     for (uint s = 0; slot(s, phase) < n; s += FLIGHT) {
         const Run run = load_run(x, s, phase, n, -inf32());
@@ -128,6 +128,7 @@ KERNEL void cross_entropy_in_place(
     out.loss = target == IGNORE ? 0.0f : nan32();
     if (target < ulong(n)) {
         out = row_loss(x, target, phase, n, p.smoothing, scratch);
+        row_barrier();  // all of them read the target's, and neighbours a row's ends
         for (uint s = 0; slot(s, phase) < n; s += FLIGHT)
             run_grad(x, x, target, s, phase, n, out.lse, p.smoothing, 1.0f);
     } else {
