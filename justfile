@@ -30,6 +30,10 @@ cuda:
     scripts/cuda.sh
     . .cuda/env.sh && cargo build --release --features cuda
 
+# The binary for Macs with Apple silicon, on Debian. Needs root for what apt has to install.
+macos:
+    scripts/macos.sh
+
 # All tests.
 test:
     cargo test --release

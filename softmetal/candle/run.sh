@@ -146,23 +146,27 @@ for suite in "${variants[@]}" "${all_metal[@]}" "${cpu[@]}" kernels/candle_metal
     filter=
     [[ " ${variants[*]} " != *" $suite "* ]] || filter=metal
     out=$work/results/$name start=$SECONDS
-    SOFTMETAL_LOG=$out.log run "$binary" "$filter" "$out"
+    SOFTMETAL_LOG=$out.log SOFTMETAL_ALLOW=$here/known-reports.txt run "$binary" "$filter" "$out"
     ok=$(grep -c '^test .* ok$' "$out" || true)
     bad=$(grep -c '^test .* FAILED$' "$out" || true)
     sed -nE "s|^test (.*) \.\.\. FAILED\$|$name \1|p" "$out" >>"$work/results/failures"
+    # A line each, and last what they add up to; those that known-reports.txt has are only counted.
     touch "$out.log"
-    sed -E 's/^(softmetal: )?([A-Za-z]+ in [^ :]+).*/\2/' "$out.log" | sort -u >"$out.reports"
+    grep -E '^softmetal: [A-Z]' "$out.log" | sort -u >"$out.reports" || true
     cat "$out.reports" >>"$work/results/reports"
     printf '%-32s %6s %6s %6s %8s\n' "$suite" "$ok" "$bad" $((SECONDS - start)) "$(wc -l <"$out.reports")"
     passed=$((passed + ok)) failed=$((failed + bad))
 done
-printf '%-32s %6s %6s %6s %8s\n' all $passed $failed $SECONDS "$(sort -u "$work/results/reports" | wc -l)"
+printf '%-32s %6s %6s %6s %8s\n' all $passed $failed $SECONDS "$(wc -l <"$work/results/reports")"
 
 status=0
 new=$(unknown "$here/known-failures.txt" <"$work/results/failures")
 [ -z "$new" ] || { printf 'Failures that known-failures.txt does not have (output in %s):\n%s\n' "$work/results" "$new" && status=1; }
-new=$(sort -u "$work/results/reports" | unknown "$here/known-reports.txt")
-[ -z "$new" ] || { printf 'Reports that known-reports.txt does not have (in %s):\n%s\n' "$work/results" "$new" && status=1; }
+if [ -s "$work/results/reports" ]; then
+    printf 'Reports that known-reports.txt does not have (all in %s):\n' "$work/results"
+    head -n 20 "$work/results/reports"
+    status=1
+fi
 if [ $# -eq 0 ]; then
     gone=$(sed -E 's/ +#.*//; /^(#|$)/d' "$here/known-failures.txt" | grep -vxF -f "$work/results/failures" || true)
     [ -z "$gone" ] || { printf 'Known failures that did not fail:\n%s\n' "$gone" && status=1; }

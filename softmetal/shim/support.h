@@ -2,6 +2,7 @@
 #pragma once
 
 #include "abi.h"
+#include "traits.h"
 #include "types.h"
 
 namespace softmetal {
@@ -34,6 +35,11 @@ template <class To, class F> inline constexpr To cast(const F& from) {
         // Every half and every bfloat is a float, so this rounds once.
         if constexpr (count<F> > 1) return __builtin_convertvector(__builtin_convertvector(from, metal::vec<float, count<F>>), To);
         else return To(static_cast<Element<To>>(static_cast<float>(from)));
+    } else if constexpr (count<F> > 1 && count<F> == count<To> && is_float<F> && !is_float<To>) {
+        // One by one: what is out of range is then the nearest integer, which clang does not say of vectors.
+        To to;
+        for (int i = 0; i < count<To>; i++) to[i] = static_cast<Element<To>>(from[i]);
+        return to;
     } else if constexpr (count<F> > 1 && count<F> == count<To>) {
         return __builtin_convertvector(from, To);
     } else if constexpr (count<To> > 1 && count<F> == 1) {
@@ -75,17 +81,29 @@ template <class T, class... A> inline constexpr T make(const A&... args) {
     }
 }
 
-// `(T) x` is written `Cast<T>()->*x`, which binds as a cast does.
-template <class T> struct Cast {
-    template <class... A> static constexpr T make(const A&... args) { return softmetal::make<T>(args...); }
-    template <class F> constexpr T operator->*(const F& from) const { return cast<T>(from); }
-    // `(T) (U) x`
-    template <class U> constexpr auto operator->*(Cast<U>) const;
+// `(T) x` is written `Cast<T>()->*x`, which binds as a cast does; `-(T)(U) x` is `Prefix<Minus>()->*Cast<T, U>()->*x`.
+template <class T> struct To {
+    template <class F> static constexpr T apply(const F& x) { return cast<T>(x); }
 };
-template <class T, class U> struct CastOfCast {
-    template <class F> constexpr T operator->*(const F& from) const { return cast<T>(cast<U>(from)); }
+#define SOFTMETAL_PREFIX(name, op)                                                            \
+    struct name {                                                                             \
+        template <class F> static constexpr auto apply(const F& x) { return op x; }           \
+    };
+SOFTMETAL_PREFIX(Minus, -)
+SOFTMETAL_PREFIX(Plus, +)
+SOFTMETAL_PREFIX(Not, !)
+SOFTMETAL_PREFIX(Complement, ~)
+#undef SOFTMETAL_PREFIX
+
+template <class First, class... Rest> struct Prefix {
+    template <class F> static constexpr auto apply(const F& x) {
+        if constexpr (sizeof...(Rest) == 0) return First::apply(x);
+        else return First::apply(Prefix<Rest...>::apply(x));
+    }
+    template <class F> constexpr auto operator->*(const F& x) const { return apply(x); }
+    template <class... More> constexpr Prefix<First, Rest..., More...> operator->*(Prefix<More...>) const { return {}; }
 };
-template <class T> template <class U> constexpr auto Cast<T>::operator->*(Cast<U>) const { return CastOfCast<T, U>(); }
+template <class T> using Cast = Prefix<To<T>>;
 
 // Memory that the threads of a threadgroup share. The key's type is another one for each variable of each instantiation.
 template <class T, size alignment = 1, class Key>

@@ -22,6 +22,10 @@ pub const EXIT_STATUS: i32 = 86;
 pub enum Kind {
     /// Two threads use the same memory, one of them writes, and nothing orders them.
     Race,
+    /// As a race, with a barrier between the two that does not name the memory: `mem_flags::mem_none`, or the other.
+    BarrierFlags,
+    /// As a race, of two writes of the same value.
+    SameValue,
     /// Memory outside of every buffer that is bound.
     OutOfBounds,
     /// Memory that nothing has written.
@@ -125,6 +129,7 @@ pub fn take() -> Vec<Report> {
 
 /// How many findings there are since the last [`take`].
 pub fn count() -> usize {
+    crate::metal::memory::drain();
     findings().open.len()
 }
 

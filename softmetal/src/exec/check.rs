@@ -12,7 +12,7 @@
 //! * between commands, what the program does ([`Context::ordered`](super::Context::ordered)).
 //!
 //! That both write the same value orders nothing: the specification's memory model is that of C++14, where this is a
-//! data race like any other.
+//! data race like any other. It is reported as a kind of its own, for those who allow it.
 
 use super::group::{SIMD, Simdgroup};
 use super::memory::{Memory, like_poison, poison};

@@ -1,12 +1,14 @@
 //! What runs one dispatch: threadgroup after threadgroup, and in each the threads on fibers.
 
 use super::abi::{self, KernelEntry, Site, Thread};
+use super::check::{Finding, Use};
 use super::fiber::{Fibers, Suspend};
 use super::findings::{self, Access, Findings};
 use super::group::{Group, NONE, Next, SIMD, State};
 use super::local::{Local, MAX_THREADGROUP_MEMORY, Visible};
 use super::memory::{self, Place};
 use super::runtime;
+use super::shadow::ATOMIC;
 use super::watch::{self, Region, Verdict, Watch};
 use super::{Dispatch, Fault};
 use crate::report::Kind;
@@ -43,6 +45,8 @@ pub(super) struct Executor<'a> {
     pub template: Cell<Thread>,
     pub fault: RefCell<Option<String>>,
     pub checked: bool,
+    /// A write that races with an earlier one, and what it writes over: whether it writes the same is seen later.
+    pending: Cell<Option<Pending>>,
     thread: Cell<u32>,
     fiber: Cell<u32>,
     suspender: Cell<*const Cell<*const Suspend>>,
@@ -70,6 +74,7 @@ impl<'a> Executor<'a> {
             visible: UnsafeCell::from_mut(visible),
             template: Cell::default(),
             fault: RefCell::new(None),
+            pending: Cell::new(None),
             thread: Cell::new(0),
             fiber: Cell::new(NONE),
             suspender: Cell::new(ptr::null()),
@@ -182,6 +187,7 @@ impl<'a> Executor<'a> {
 
     /// The present thread does not run on.
     fn stop(&self, state: State) {
+        self.settle();
         let thread = self.thread.get();
         let mut group = self.group.borrow_mut();
         group.lanes[thread as usize].state = state;
@@ -282,6 +288,7 @@ impl<'a> Executor<'a> {
         {
             return;
         }
+        self.settle();
         let offset = pc.wrapping_sub(self.image.start) as u32;
         let verdict = match &mut *self.watch.borrow_mut() {
             Some(watch) => watch.access(address, size, kind, offset),
@@ -292,6 +299,28 @@ impl<'a> Executor<'a> {
         {
             self.abandon(fault);
         }
+    }
+
+    /// Reports the write that is pending, which has happened by now.
+    #[inline]
+    fn settle(&self) {
+        if let Some(pending) = self.pending.take() {
+            self.report_write(&pending);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn report_write(&self, pending: &Pending) {
+        // SAFETY: inside of a region, which is mapped.
+        let now = unsafe { std::slice::from_raw_parts(pending.address as *const u8, pending.size) };
+        let same = now == &pending.before[..pending.size];
+        let watch = self.watch.borrow();
+        let Some(watch) = &*watch else { return };
+        // SAFETY: as in `begin`.
+        let thread = unsafe { &*self.thread() };
+        let access = pending.access(&watch.regions, thread);
+        self.findings.borrow_mut().access(&access, pending.finding, same);
     }
 
     /// Reports a use of memory, and says why the dispatch cannot go on after it.
@@ -314,9 +343,19 @@ impl<'a> Executor<'a> {
         let (kind, text) = match verdict {
             Verdict::Fine => return None,
             Verdict::Found { region, offset, finding } => {
-                let region = &regions[region];
-                let (space, name) = (region.space(), region.name.as_str());
-                findings.access(&Access { how, pc, offset, size, space, name, thread }, finding);
+                let mut pending =
+                    Pending { how, pc, offset, size, address, region, finding, before: [0; 16] };
+                let both_write =
+                    matches!(finding, Finding::Conflict { old, write: true, .. } if !old.is(ATOMIC));
+                if both_write && how.write && !how.atomic && size <= 16 {
+                    // SAFETY: inside of a region, which is mapped.
+                    unsafe {
+                        ptr::copy_nonoverlapping(address as *const u8, pending.before.as_mut_ptr(), size)
+                    };
+                    self.pending.set(Some(pending));
+                } else {
+                    findings.access(&pending.access(regions, thread), finding, false);
+                }
                 return None;
             }
             Verdict::PastEnd(region) => {
@@ -335,6 +374,11 @@ impl<'a> Executor<'a> {
                 let what = describe(region, address - region.addresses.start);
                 (Kind::OutOfBounds, format!("{what}, which cannot be written"))
             }
+            Verdict::Unbound(region) => {
+                let region = &regions[region];
+                let what = describe(region, address - region.addresses.start);
+                (Kind::Validation, format!("{what}: wants a buffer or bytes, got nothing"))
+            }
             Verdict::Nowhere => {
                 let verb = if how.write { "writes" } else { "reads" };
                 let who = findings::thread(thread);
@@ -346,7 +390,9 @@ impl<'a> Executor<'a> {
         };
         let fault = format!("{kind:?} in {}: {text}", findings.kernel());
         findings.at_pc(kind, pc, |_| text);
-        Some(fault)
+        // What is not bound reads as zeros.
+        let goes_on = matches!(verdict, Verdict::Unbound(_)) && !how.write;
+        (!goes_on).then_some(fault)
     }
 
     /// Where an address is that is in nothing that the dispatch has.
@@ -382,7 +428,8 @@ impl<'a> Executor<'a> {
                     .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
             }
             Place::Elsewhere => {
-                let near_bound = |region: &Region| !inside(region) && distance(&region) < 1 << 16;
+                // As far as an index of 32 bits that has wrapped around goes.
+                let near_bound = |region: &Region| !inside(region) && distance(&region) < 1 << 37;
                 near(regions, &near_bound)
                     .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
             }
@@ -403,6 +450,27 @@ impl<'a> Executor<'a> {
             let text = format!("threadgroup {position:?}: {}", divergence.text);
             self.findings.borrow_mut().at_site(Kind::Barrier, &divergence.site, text);
         }
+    }
+}
+
+/// A write that was found to race.
+#[derive(Clone, Copy)]
+struct Pending {
+    how: Use,
+    pc: usize,
+    offset: usize,
+    size: usize,
+    address: usize,
+    region: usize,
+    finding: Finding,
+    before: [u8; 16],
+}
+
+impl Pending {
+    fn access<'r>(&self, regions: &'r [Region], thread: &'r Thread) -> Access<'r> {
+        let Self { how, pc, offset, size, .. } = *self;
+        let region = &regions[self.region];
+        Access { how, pc, offset, size, space: region.space(), name: &region.name, thread }
     }
 }
 

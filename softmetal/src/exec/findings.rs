@@ -70,11 +70,13 @@ impl Findings {
         self.seen.insert((kind, key), (report, 0));
     }
 
-    /// Reports what the checker has found about a use.
-    pub fn access(&mut self, access: &Access, finding: Finding) {
+    /// Reports what the checker has found about a use, which may have written what was there.
+    pub fn access(&mut self, access: &Access, finding: Finding, same_value: bool) {
         let kind = match finding {
             Finding::Uninitialised => Kind::Uninitialised,
             Finding::Conflict { how: Unordered::Commands, .. } => Kind::Hazard,
+            Finding::Conflict { how: Unordered::Threads { flag: true }, .. } => Kind::BarrierFlags,
+            Finding::Conflict { .. } if same_value => Kind::SameValue,
             Finding::Conflict { .. } => Kind::Race,
         };
         self.at_pc(kind, access.pc, |findings| match finding {

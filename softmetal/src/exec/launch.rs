@@ -113,11 +113,14 @@ impl<'a> Launch<'a, '_> {
         let name = format!("buffer {index} `{}`", text(param.name));
         let dispatch = self.dispatch;
         let address = match dispatch.arguments.get(index).and_then(Option::as_ref) {
+            // Metal wants an argument where the compiled kernel uses it, so what counts is the use.
+            None if param.flags & abi::PARAM_UNUSED != 0 => return,
             None => {
-                if param.flags & abi::PARAM_UNUSED == 0 {
-                    self.invalid(format!("{name}: wants a buffer or bytes, got nothing"));
+                let zeros = self.local.zeros_of(index);
+                if let Some(watch) = watch {
+                    watch.add_unbound(zeros.clone(), name.clone());
                 }
-                return;
+                zeros.start
             }
             Some(Argument::Buffer(memory, offset)) => {
                 if *offset > memory.length() {

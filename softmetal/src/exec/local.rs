@@ -87,6 +87,13 @@ impl Local {
         self.base as usize..self.base as usize + ZEROS
     }
 
+    /// As many zeros for each argument, to tell them apart.
+    pub fn zeros_of(&self, index: usize) -> Range<usize> {
+        let length = ZEROS / (2 * INDICES);
+        let start = self.base as usize + (index + 1) * length;
+        start..start + length
+    }
+
     /// A copy of bytes, at an address that 256 divides.
     pub fn bytes(&mut self, bytes: &[u8]) -> Option<Range<usize>> {
         let start = self.bytes.next_multiple_of(256);

@@ -21,6 +21,7 @@ enum Shadowed<'a> {
     Memory(&'a Memory, MutexGuard<'a, Shadow>),
     Variable(Shadow),
     Constant,
+    Unbound,
 }
 
 impl Region<'_> {
@@ -45,6 +46,8 @@ pub(super) enum Verdict {
     PastEnd(usize),
     Misaligned(usize),
     WritesConstant(usize),
+    /// Nothing is bound there.
+    Unbound(usize),
     /// In no region.
     Nowhere,
 }
@@ -72,6 +75,11 @@ impl<'a> Watch<'a> {
         self.regions.push(Region { addresses, name, shadow: Shadowed::Constant });
     }
 
+    /// What an argument without buffer points at.
+    pub fn add_unbound(&mut self, addresses: Range<usize>, name: String) {
+        self.regions.push(Region { addresses, name, shadow: Shadowed::Unbound });
+    }
+
     pub fn add_variable(&mut self, variable: Variable) {
         let shadow = Shadowed::Variable(Shadow::new(variable.addresses.len()));
         let name = format!("threadgroup variable `{}`", variable.name);
@@ -89,6 +97,9 @@ impl<'a> Watch<'a> {
         }
         let region = &mut self.regions[self.last];
         let offset = address - region.addresses.start;
+        if matches!(region.shadow, Shadowed::Unbound) {
+            return Verdict::Unbound(self.last);
+        }
         if size > region.addresses.len() - offset {
             return Verdict::PastEnd(self.last);
         }
@@ -103,7 +114,7 @@ impl<'a> Watch<'a> {
             }
             Shadowed::Variable(shadow) => self.checker.check(shadow, None, offset, size, how, pc),
             Shadowed::Constant if how.write => return Verdict::WritesConstant(self.last),
-            Shadowed::Constant => None,
+            Shadowed::Constant | Shadowed::Unbound => None,
         };
         found.map_or(Verdict::Fine, |(offset, finding)| Verdict::Found { region: self.last, offset, finding })
     }

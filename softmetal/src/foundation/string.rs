@@ -123,21 +123,21 @@ fn wants_utf8(place: &str, encoding: usize) {
 
 /// A `label` property: what objects are called in reports.
 #[derive(Default)]
-pub struct Label(Mutex<Option<Strong<NSString>>>);
+pub struct Label(Mutex<Option<String>>);
 
 impl Label {
-    /// Sets it; a string is copied.
+    /// Sets it; the text is copied.
     pub fn set(&self, label: Option<&Instance<NSString>>) {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = label.map(|label| NSString::new(label.text()));
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = label.map(|label| label.text().to_owned());
     }
 
     /// What `-label` returns.
     pub fn get(&self) -> Option<Strong<NSString>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.text().map(|text| NSString::new(&text))
     }
 
     /// The text.
     pub fn text(&self) -> Option<String> {
-        self.get().map(|label| label.text().to_owned())
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 }

@@ -88,6 +88,11 @@ impl Buffer {
         Some(Strong::new(Buffer { allocation: Arc::new(allocation), options, label: Label::default() }))
     }
 
+    /// A buffer with the default options that nothing has written; nil if there is no memory.
+    pub fn shared(place: &str, length: usize) -> Option<Strong<Buffer>> {
+        Self::new(place, length, None, Options::read(place, 0))
+    }
+
     /// Its memory.
     pub fn allocation(&self) -> &Arc<Allocation> {
         &self.allocation

@@ -16,6 +16,7 @@ use super::run::now;
 use crate::foundation::{Label, NSError, NSObject, NSString};
 use crate::objc::{Block, Instance, Object, Strong, class, with_pool};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// `MTLCommandBufferStatus`.
@@ -102,12 +103,18 @@ fn place(selector: &str) -> String {
 impl CommandBuffer {
     /// An empty one.
     pub(super) fn new(queue: Strong<CommandQueue>, retained: bool) -> Strong<CommandBuffer> {
+        queue.shared().buffers.fetch_add(1, Relaxed);
         let (state, changed) = (Mutex::default(), Condvar::new());
         Strong::new(CommandBuffer { queue, retained, label: Label::default(), state, changed })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The queue.
+    pub(super) fn queue(&self) -> &CommandQueue {
+        &self.queue
     }
 
     /// Whether what its commands use stays alive until it has completed.
@@ -425,6 +432,7 @@ impl CommandBuffer {
 
 impl Drop for CommandBuffer {
     fn drop(&mut self) {
+        self.queue.shared().buffers.fetch_sub(1, Relaxed);
         let (status, place) = {
             let state = self.state();
             (state.status, state.place)

@@ -74,7 +74,7 @@ class! {
 pub fn device() -> &'static Instance<Device> {
     static DEVICE: LazyLock<Strong<Device>> = LazyLock::new(|| {
         check_at_exit();
-        let architecture = Strong::new(Architecture { name: NSString::new("applegpu_g13g") });
+        let architecture = Strong::new(Architecture { name: "applegpu_g13g" });
         Strong::new(Device { architecture, allocated: AtomicUsize::new(0) })
     });
     &DEVICE
@@ -111,8 +111,9 @@ impl Device {
         0x736f_6674
     }
 
-    fn architecture(&self) -> Strong<Architecture> {
-        self.architecture.clone()
+    /// A property of what lives for ever: no count goes through a pool.
+    fn architecture(&self) -> *mut Object {
+        self.architecture.as_ptr()
     }
 
     fn max_threads(&self) -> Size {
@@ -281,7 +282,7 @@ fn no_reflection(reflection: *mut *mut Object) {
 
 /// `MTLArchitecture`.
 pub struct Architecture {
-    name: Strong<NSString>,
+    name: &'static str,
 }
 
 class! {
@@ -291,6 +292,6 @@ class! {
 
 impl Architecture {
     fn name(&self) -> Strong<NSString> {
-        self.name.clone()
+        NSString::new(self.name)
     }
 }

@@ -10,6 +10,7 @@ use crate::exec;
 use crate::foundation::{Label, NSString};
 use crate::objc::{Instance, Size, Strong};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// A buffer that a command uses. A command buffer with unretained references does not keep it alive.
@@ -136,6 +137,7 @@ impl Encoder {
         protocol: &'static str,
         concurrent: bool,
     ) -> Self {
+        command_buffer.queue().shared().encoders.fetch_add(1, Relaxed);
         Self { command_buffer, protocol, concurrent, label: Label::default(), recording: Mutex::default() }
     }
 
@@ -233,6 +235,7 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
+        self.command_buffer.queue().shared().encoders.fetch_sub(1, Relaxed);
         if !self.recording().ended {
             self.invalid("dealloc", "wants endEncoding before the last release");
             self.command_buffer.abandon_encoder();

@@ -30,6 +30,20 @@ pub use buffer::Buffer;
 pub use command_buffer::CommandBuffer;
 pub use device::{Device, device};
 pub use queue::CommandQueue;
+pub(crate) use queue::wait_until_idle;
+
+/// How many instances of a class live at the end of the process without being a leak.
+pub(crate) fn held_at_exit(class: &Class) -> usize {
+    let (buffers, encoders) = queue::held_at_exit();
+    let is = |other: &Class| std::ptr::eq(class, other);
+    if is(CommandBuffer::class()) {
+        buffers
+    } else if is(compute::ComputeCommandEncoder::class()) || is(blit::BlitCommandEncoder::class()) {
+        encoders
+    } else {
+        0
+    }
+}
 
 use crate::objc::{Class, IsClass};
 use crate::report::{self, Kind, Report};

@@ -10,13 +10,61 @@ use super::run;
 use crate::foundation::{Label, NSObject, NSString};
 use crate::objc::{Instance, Object, Strong, class, with_pool};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 /// What the host may not touch before it knows a command buffer to be done.
 struct Unobserved {
     commit: u64,
     uses: Vec<(Weak<Allocation>, Token)>,
+}
+
+/// How many command buffers the queues' threads still hold.
+struct Busy {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+static BUSY: Busy = Busy { count: Mutex::new(0), changed: Condvar::new() };
+
+impl Busy {
+    fn begin(&self) {
+        *self.count.lock().unwrap_or_else(|e| e.into_inner()) += 1;
+    }
+
+    fn end(&self) {
+        *self.count.lock().unwrap_or_else(|e| e.into_inner()) -= 1;
+        self.changed.notify_all();
+    }
+}
+
+/// Waits until the queues' threads have let go of all command buffers, or for as long.
+pub(crate) fn wait_until_idle(timeout: Duration) {
+    let count = BUSY.count.lock().unwrap_or_else(|e| e.into_inner());
+    drop(BUSY.changed.wait_timeout_while(count, timeout, |count| *count > 0));
+}
+
+/// The addresses of the queues that live.
+static QUEUES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// Command buffers that a queue has at once, at most: Metal's default.
+const MAX_COMMAND_BUFFERS: usize = 64;
+
+/// How many command buffers, and how many encoders, are no leak although they live at the end of the process: those of a
+/// queue that the program holds itself, as in a static variable, unless they are more than a queue can have.
+pub(crate) fn held_at_exit() -> (usize, usize) {
+    let queues = QUEUES.lock().unwrap_or_else(|e| e.into_inner());
+    // SAFETY: a queue takes its address away before it goes.
+    let queues = queues.iter().map(|&queue| unsafe { &*(queue as *const Instance<CommandQueue>) });
+    let held = queues.filter_map(|queue| {
+        let buffers = queue.shared.buffers.load(Ordering::Relaxed);
+        // Each command buffer holds the queue once.
+        let by_program = queue.as_object().retain_count() > buffers;
+        let encoders = queue.shared.encoders.load(Ordering::Relaxed);
+        (by_program && buffers <= MAX_COMMAND_BUFFERS).then_some((buffers, encoders))
+    });
+    held.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
 #[derive(Default)]
@@ -33,6 +81,10 @@ pub(super) struct Shared {
     id: u64,
     line: Mutex<Line>,
     changed: Condvar,
+    /// Command buffers that live.
+    pub buffers: AtomicUsize,
+    /// Encoders that live.
+    pub encoders: AtomicUsize,
 }
 
 impl Shared {
@@ -56,6 +108,7 @@ impl Shared {
 
     /// The command buffer at a place may run.
     pub fn commit(&self, place: u64, buffer: Strong<CommandBuffer>, uses: Vec<(Weak<Allocation>, Token)>) {
+        BUSY.begin();
         let mut line = self.line();
         line.unobserved.push(Unobserved { commit: place, uses });
         if let Some(waiting) = line.waiting.iter_mut().find(|(at, _)| *at == place) {
@@ -125,15 +178,20 @@ impl CommandQueue {
     pub(super) fn new() -> Strong<CommandQueue> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(Shared { id, line: Mutex::default(), changed: Condvar::new() });
+        let (buffers, encoders) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared =
+            Arc::new(Shared { id, line: Mutex::default(), changed: Condvar::new(), buffers, encoders });
         let worker = shared.clone();
         let thread = std::thread::Builder::new().name(format!("queue {id}")).spawn(move || {
             while let Some((place, buffer)) = worker.next() {
                 with_pool(|| run::run(&worker, place, buffer));
+                BUSY.end();
             }
         });
         thread.expect("a thread for a command queue");
-        Strong::new(CommandQueue { shared, label: Label::default() })
+        let queue = Strong::new(CommandQueue { shared, label: Label::default() });
+        QUEUES.lock().unwrap_or_else(|e| e.into_inner()).push(queue.as_ptr() as usize);
+        queue
     }
 
     /// What its thread sees of it.
@@ -183,6 +241,10 @@ impl CommandQueue {
 
 impl Drop for CommandQueue {
     fn drop(&mut self) {
+        let mut queues = QUEUES.lock().unwrap_or_else(|e| e.into_inner());
+        // SAFETY: as in `held_at_exit`; the state is compared by its own address.
+        queues.retain(|&queue| unsafe { !std::ptr::eq(&**(queue as *const Instance<CommandQueue>), self) });
+        drop(queues);
         self.shared.line().closed = true;
         self.shared.changed.notify_all();
     }

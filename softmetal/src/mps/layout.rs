@@ -2,7 +2,9 @@
 //! `offset + k * matrix_bytes + i * row_bytes + j * size`.
 
 use super::element::DataType;
+use crate::exec::memory::poison;
 use crate::exec::{Context, Memory, touch};
+use crate::report::{self, Kind, Report};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -150,6 +152,8 @@ pub struct Operand {
     pub layout: Layout,
     /// First row and column of the part: `x` and `y` of a matrix origin.
     pub origin: [usize; 2],
+    /// Whether the rows are vectors.
+    pub vector: bool,
 }
 
 impl Operand {
@@ -163,7 +167,7 @@ impl Operand {
         start..start + columns * size
     }
 
-    /// Tells the checker that the part of one matrix is used.
+    /// Tells the checker that the part of one matrix is used, and reports if nothing has written what is read.
     pub(super) fn touch(
         &self,
         matrix: usize,
@@ -172,14 +176,36 @@ impl Operand {
         name: &str,
         context: &Context,
     ) {
+        if !context.check {
+            return;
+        }
         let first = self.row(matrix, 0, columns);
-        if first.len() == self.layout.row_bytes {
-            let whole = first.start..first.start + rows * first.len();
-            return touch(&self.memory, whole, write, name, context);
+        // Rows without gaps are one piece.
+        let count = if first.len() == self.layout.row_bytes { 1 } else { rows };
+        let piece = |index: usize| {
+            let row = self.row(matrix, index, columns);
+            row.start..row.start + row.len() * rows / count
+        };
+        for index in 0..count {
+            touch(&self.memory, piece(index), write, name, context);
         }
-        for row in 0..rows {
-            touch(&self.memory, self.row(matrix, row, columns), write, name, context);
+        if !write && let Some(byte) = (0..count).find_map(|index| self.never_written(piece(index))) {
+            let (buffer, length) = (self.memory.name(), self.memory.length());
+            report::add(Report {
+                kind: Kind::Uninitialised,
+                place: name.to_owned(),
+                line: None,
+                text: format!("reads byte {byte} of {buffer} ({length} bytes), which nothing has written"),
+            });
         }
+    }
+
+    /// The first of the bytes in a range that are as they were when the memory was made, eight at a time.
+    fn never_written(&self, range: Range<usize>) -> Option<usize> {
+        let words = (range.start.next_multiple_of(8)..).step_by(8).take_while(|word| word + 8 <= range.end);
+        // SAFETY: inside of the memory, at an offset that is a multiple of eight, as its address is.
+        let value = |word: usize| unsafe { self.memory.address().add(word).cast::<u64>().read() };
+        words.into_iter().find(|word| value(*word) == poison(*word))
     }
 
     /// The part of a row, converted.
@@ -200,7 +226,7 @@ impl Operand {
         }
     }
 
-    /// What is wrong with this as the place of a part of that size. `axes` are Apple's names for rows and columns.
+    /// What is wrong with this as the place of a part of that size.
     pub(super) fn broken_rules(&self, name: &str, [rows, columns]: [usize; 2]) -> Vec<String> {
         let mut broken = Vec::new();
         let [x, y] = self.origin;
@@ -214,7 +240,9 @@ impl Operand {
         }
         if !fits(y, columns, self.layout.columns) {
             let there = self.layout.columns;
-            broken.push(format!("{name}: wants {columns} columns from its origin's {y} on, got {there}"));
+            let columns_are = if self.vector { "elements" } else { "columns" };
+            broken
+                .push(format!("{name}: wants {columns} {columns_are} from its origin's {y} on, got {there}"));
         }
         broken
     }

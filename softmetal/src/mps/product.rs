@@ -30,6 +30,9 @@ pub struct Product {
     pub batch_size: usize,
 }
 
+/// Rows that are summed together: each row of the right matrix is read once for all of them.
+const ROWS: usize = 8;
+
 /// A product of certain matrices, found to break no rule.
 #[derive(Clone)]
 pub struct EncodedProduct {
@@ -41,6 +44,19 @@ pub struct EncodedProduct {
 }
 
 impl Product {
+    /// What the initialisers without transposes and factors set, except for the sizes.
+    pub const SIMPLE: Self = Self {
+        transpose_left: false,
+        transpose_right: false,
+        rows: 0,
+        columns: 0,
+        interior: 0,
+        alpha: 1.0,
+        beta: 0.0,
+        batch_start: 0,
+        batch_size: usize::MAX,
+    };
+
     pub(super) fn left_part(&self) -> [usize; 2] {
         let [rows, columns] = [self.rows, self.interior];
         if self.transpose_left { [columns, rows] } else { [rows, columns] }
@@ -51,10 +67,15 @@ impl Product {
         if self.transpose_right { [columns, rows] } else { [rows, columns] }
     }
 
-    /// The product of certain matrices, or all rules that it breaks. `names` are what the caller calls them.
-    pub fn encode(&self, names: [&str; 3], operands: [&Operand; 3]) -> Result<EncodedProduct, Vec<String>> {
+    /// The product of certain matrices, or all rules that it breaks, after those it is known to break. `names` are
+    /// what the caller calls the matrices.
+    pub fn encode(
+        &self,
+        names: [&str; 3],
+        operands: [&Operand; 3],
+        mut broken: Vec<String>,
+    ) -> Result<EncodedProduct, Vec<String>> {
         let [left, right, result] = operands;
-        let mut broken = broken_types(operands.map(|operand| operand.layout.data_type));
         let sizes =
             [("resultRows", self.rows), ("resultColumns", self.columns), ("interiorColumns", self.interior)];
         for (name, size) in sizes {
@@ -80,8 +101,8 @@ impl Product {
     }
 }
 
-/// Apple asserts these when a multiplication is encoded.
-fn broken_types([left, right, result]: [DataType; 3]) -> Vec<String> {
+/// The types that `MPSMatrixMultiplication` takes: Apple asserts these when it is encoded.
+pub(super) fn broken_types([left, right, result]: [DataType; 3]) -> Vec<String> {
     let mut broken = Vec::new();
     let input = [DataType::FLOAT32, DataType::FLOAT16, DataType::INT8, DataType::INT16];
     for (name, data_type) in [("left", left), ("right", right)] {
@@ -129,8 +150,8 @@ impl EncodedProduct {
         let Product { rows, columns, interior, .. } = self.kernel;
         let (alpha, beta) = (self.kernel.alpha as f32, self.kernel.beta as f32);
         let result_part = [rows, columns];
-        let mut sums = vec![0f32; columns];
         let mut before = vec![0f32; columns];
+        let mut sums = vec![0f32; ROWS * columns];
         for matrix in self.batch.clone() {
             self.left.touch(matrix, self.kernel.left_part(), false, name, context);
             self.right.touch(matrix, self.kernel.right_part(), false, name, context);
@@ -140,18 +161,22 @@ impl EncodedProduct {
             self.result.touch(matrix, result_part, true, name, context);
             let left = dense(&self.left, matrix, [rows, interior], self.kernel.transpose_left);
             let right = dense(&self.right, matrix, [interior, columns], self.kernel.transpose_right);
-            for row in 0..rows {
+            for first in (0..rows).step_by(ROWS) {
                 sums.fill(0.0);
-                let factors = &left[row * interior..][..interior];
-                for (factor, right) in factors.iter().zip(right.chunks_exact(columns)) {
-                    sums.iter_mut().zip(right).for_each(|(sum, x)| *sum += factor * x);
+                let left = &left[first * interior..rows.min(first + ROWS) * interior];
+                for (k, right) in right.chunks_exact(columns).enumerate() {
+                    for (sums, left) in sums.chunks_exact_mut(columns).zip(left.chunks_exact(interior)) {
+                        sums.iter_mut().zip(right).for_each(|(sum, x)| *sum += left[k] * x);
+                    }
                 }
-                sums.iter_mut().for_each(|sum| *sum *= alpha);
-                if beta != 0.0 {
-                    self.result.read(matrix, row, &mut before);
-                    sums.iter_mut().zip(&before).for_each(|(sum, before)| *sum += beta * before);
+                for (row, sums) in (first..rows).zip(sums.chunks_exact_mut(columns)) {
+                    sums.iter_mut().for_each(|sum| *sum *= alpha);
+                    if beta != 0.0 {
+                        self.result.read(matrix, row, &mut before);
+                        sums.iter_mut().zip(&before).for_each(|(sum, before)| *sum += beta * before);
+                    }
+                    self.result.write(matrix, row, sums);
                 }
-                self.result.write(matrix, row, &sums);
             }
         }
     }

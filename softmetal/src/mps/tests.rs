@@ -1,6 +1,9 @@
 //! The kernels against plain `f64` code: every type, transpose, stride, offset, origin and batch; and each rule broken.
 
-use super::*;
+use super::element::DataType;
+use super::layout::{Layout, Operand, recommended_stride};
+use super::product::{Product, broken_types};
+use super::softmax::SoftMax;
 use crate::exec::Context;
 use crate::metal::memory::{Allocation, StorageMode};
 use half::f16;
@@ -37,7 +40,8 @@ impl Matrices {
         let length = room.offset * size + layout.length().expect("fits");
         let allocation = Allocation::new(length, StorageMode::Shared, "matrices").expect("memory");
         let memory = allocation.memory().clone();
-        let operand = Operand { memory, offset: room.offset * size, layout, origin: room.origin };
+        let operand =
+            Operand { memory, offset: room.offset * size, layout, origin: room.origin, vector: false };
         Self { allocation, operand }
     }
 
@@ -102,8 +106,11 @@ fn check(kernel: Product, types: [DataType; 3], rooms: [Room; 3], matrices: usiz
         operand: result.operand.clone(),
     };
     let what = format!("{kernel:?} {types:?}");
-    let encoded =
-        kernel.encode(["left", "right", "result"], [&left.operand, &right.operand, &result.operand]);
+    let encoded = kernel.encode(
+        ["left", "right", "result"],
+        [&left.operand, &right.operand, &result.operand],
+        broken_types(types),
+    );
     let encoded = encoded.unwrap_or_else(|broken| panic!("{what}: {broken:?}"));
     encoded.run("product", &context());
 
@@ -139,17 +146,7 @@ fn check(kernel: Product, types: [DataType; 3], rooms: [Room; 3], matrices: usiz
 }
 
 fn product([rows, interior, columns]: [usize; 3]) -> Product {
-    Product {
-        transpose_left: false,
-        transpose_right: false,
-        rows,
-        columns,
-        interior,
-        alpha: 1.0,
-        beta: 0.0,
-        batch_start: 0,
-        batch_size: usize::MAX,
-    }
+    Product { rows, columns, interior, ..Product::SIMPLE }
 }
 
 #[test]
@@ -201,8 +198,9 @@ fn vectors_are_rows() {
 
 fn refusal(kernel: Product, operands: [&Matrices; 3], words: &str) {
     let operands = operands.map(|matrices| &matrices.operand);
-    let broken =
-        kernel.encode(["leftMatrix", "rightMatrix", "resultMatrix"], operands).err().expect("refused");
+    let types = broken_types(operands.map(|operand| operand.layout.data_type));
+    let broken = kernel.encode(["leftMatrix", "rightMatrix", "resultMatrix"], operands, types);
+    let broken = broken.err().expect("refused");
     assert_eq!(broken.len(), 1, "{broken:?}");
     assert!(broken[0].contains(words), "{words} in {broken:?}");
 }
@@ -214,7 +212,7 @@ fn products_that_break_a_rule() {
         (matrices([4, 5], 1, F32), matrices([5, 6], 1, F32), matrices([4, 6], 1, F32));
     let kernel = product([4, 5, 6]);
     let clean = [&left, &right, &result].map(|matrices| &matrices.operand);
-    assert!(kernel.encode(["a", "b", "c"], clean).is_ok());
+    assert!(kernel.encode(["a", "b", "c"], clean, Vec::new()).is_ok());
 
     let rows = Product { rows: 5, transpose_left: true, ..product([5, 4, 6]) };
     refusal(rows, [&left, &right, &result], "resultMatrix: wants 5 rows from its origin's 0 on, got 4");
@@ -246,7 +244,7 @@ fn products_that_break_a_rule() {
     refusal(kernel, [&place(&left, 0), &right, &near], "resultMatrix: wants memory of its own");
     let first = place(&left, 0);
     let apart = [&first, &right, &apart].map(|matrices| &matrices.operand);
-    assert!(kernel.encode(["a", "b", "c"], apart).is_ok());
+    assert!(kernel.encode(["a", "b", "c"], apart, Vec::new()).is_ok());
 }
 
 fn shared(length: usize) -> Allocation {
@@ -342,7 +340,10 @@ fn softmax_of_all_types_and_layouts() {
                     let result = Matrices::new(part, 3, data_type, room);
                     let kernel = SoftMax { logarithm, batch_start: 1, ..WHOLE };
                     let before = result.bytes()[..result.operand.row(1, 0, 0).start].to_vec();
-                    kernel.encode(&input.operand, &result.operand).expect("right").run("softmax", &context());
+                    kernel
+                        .encode(&input.operand, &result.operand, Vec::new())
+                        .expect("right")
+                        .run("softmax", &context());
                     assert_eq!(result.bytes()[..before.len()], before, "matrix 0 is not in the batch");
                     for (matrix, row) in (1..3).flat_map(|matrix| (0..part[0]).map(move |row| (matrix, row)))
                     {
@@ -368,7 +369,7 @@ fn softmax_of_a_part_and_of_extremes() {
         input.operand.write(0, row, &[1000.0, -1000.0, 999.0, 88.0]);
     }
     let kernel = SoftMax { source_rows: 2, source_columns: 3, ..WHOLE };
-    kernel.encode(&input.operand, &result.operand).expect("right").run("softmax", &context());
+    kernel.encode(&input.operand, &result.operand, Vec::new()).expect("right").run("softmax", &context());
     let share = 1.0 / (1.0 + (-1f64).exp());
     close(result.at(0, 1, 0), share, 1.0, F32, "large");
     assert_eq!(result.at(0, 1, 1), 0.0);
@@ -376,7 +377,7 @@ fn softmax_of_a_part_and_of_extremes() {
 
     // In place.
     let kernel = SoftMax { source_columns: 1, ..WHOLE };
-    kernel.encode(&input.operand, &input.operand).expect("right").run("softmax", &context());
+    kernel.encode(&input.operand, &input.operand, Vec::new()).expect("right").run("softmax", &context());
     assert_eq!((input.at(0, 2, 0), input.at(0, 2, 2)), (1.0, 999.0));
 }
 
@@ -385,10 +386,10 @@ fn softmax_that_breaks_a_rule() {
     let matrices = |part, data_type| Matrices::new(part, 1, data_type, TIGHT);
     let input = matrices([3, 4], F32);
     let refusal = |kernel: SoftMax, input: &Matrices, result: &Matrices, words: &str| {
-        let broken = kernel.encode(&input.operand, &result.operand).err().expect("refused");
+        let broken = kernel.encode(&input.operand, &result.operand, Vec::new()).err().expect("refused");
         assert!(broken.iter().any(|rule| rule.contains(words)), "{words} in {broken:?}");
     };
-    assert!(WHOLE.encode(&input.operand, &matrices([3, 4], F32).operand).is_ok());
+    assert!(WHOLE.encode(&input.operand, &matrices([3, 4], F32).operand, Vec::new()).is_ok());
     refusal(WHOLE, &input, &matrices([2, 4], F32), "resultMatrix: wants 3 rows");
     refusal(WHOLE, &input, &matrices([3, 3], F32), "resultMatrix: wants 4 columns");
     refusal(WHOLE, &input, &matrices([3, 4], F16), "wants the inputMatrix's MPSDataTypeFloat32");

@@ -199,6 +199,13 @@ impl Walk<'_> {
                 return Ok(());
             }
             storage::drop_member_qualifiers(&mut declaration, class);
+            let internal =
+                declaration.iter().any(|token| token.is_any(&["static", "inline", "constexpr", "extern"]));
+            if class.is_none() && body.is_some() && !internal {
+                // Code for it is made if the kernel uses it.
+                let at = template_end(&declaration);
+                declaration.splice(at..at, super::token::tokens("inline", source.tokens[name].place));
+            }
             self.text.extend(declaration);
             self.text.extend(body.unwrap_or_default());
             return Ok(());
@@ -208,11 +215,8 @@ impl Walk<'_> {
         let (declared, parameters) = kernels::parameters(source, &source.tokens[open + 1..close])?;
         let name = &source.tokens[name];
         let index = self.program.functions.len();
-        let template = prefix.first().filter(|first| first.is("template")).and_then(|_| {
-            let close = super::token::close_angle(&prefix, 1)?;
-            Some((text(&prefix[2..close]), close))
-        });
-        let keyword = template.as_ref().map_or(0, |(_, close)| close + 1);
+        let keyword = template_end(&prefix);
+        let template = (keyword > 0).then(|| text(&prefix[2..keyword - 1]));
         let mut whole = prefix[..keyword].to_vec();
         whole.extend(super::token::tokens("static", name.place));
         whole.extend(prefix[keyword..].iter().filter(|token| !token.is("kernel")).cloned());
@@ -226,7 +230,7 @@ impl Walk<'_> {
         self.program.functions.push(Function {
             path: format!("::{namespaces}{}", name.text),
             name: name.text.clone(),
-            template: template.map(|(template, _)| template),
+            template,
             parameters,
             max_threads: head.max_threads,
             place: name.place,
@@ -309,6 +313,12 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Where `template <...>` ends, in front of a declaration.
+fn template_end(declaration: &[Token]) -> usize {
+    let close = declaration.first().filter(|first| first.is("template"));
+    close.and_then(|_| super::token::close_angle(declaration, 1)).map_or(0, |close| close + 1)
 }
 
 impl Program {

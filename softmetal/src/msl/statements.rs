@@ -93,7 +93,9 @@ fn statement(
         }
         return Ok(vector(&tokens[at..end]).map(|rewritten| (rewritten, end)));
     }
-    if outside_of_brackets(head).any(|token| token.is_any(&["*", "&", "&&"])) {
+    // `T (&name)[n]` too refers to memory that is somebody else's.
+    let grouped = head.windows(2).any(|pair| pair[0].is("(") && pair[1].is_any(&["*", "&", "&&"]));
+    if grouped || outside_of_brackets(head).any(|token| token.is_any(&["*", "&", "&&"])) {
         return Ok(None);
     }
     if value < declaration.len() || declaration.iter().any(|token| token.is("{")) {

@@ -29,6 +29,7 @@ const FLAGS: &[&str] = &[
     "-fno-strict-aliasing",
     "-fno-delete-null-pointer-checks",
     "-fwrapv",
+    "-fno-strict-float-cast-overflow",
     "-fsigned-char",
     "-fno-lax-vector-conversions",
     "-fno-math-errno",

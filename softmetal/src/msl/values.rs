@@ -44,6 +44,27 @@ pub fn type_names(tokens: &[Token]) -> HashSet<String> {
     names
 }
 
+/// Operators before a cast become part of it: written out, they would bind to the cast and not to what is cast.
+fn chain_prefixes(rest: &mut Vec<Token>) {
+    let operators = [("-", "Minus"), ("+", "Plus"), ("!", "Not"), ("~", "Complement")];
+    let mut start = rest.len();
+    while start > 0 && operators.iter().any(|(mark, _)| rest[start - 1].is(mark)) {
+        let operand = start.checked_sub(2).map(|at| &rest[at]).is_some_and(|before| match before.kind {
+            Kind::Identifier => !before.is_any(&OPERATORS),
+            Kind::Number | Kind::Literal => true,
+            _ => before.is_any(&[")", "]"]),
+        });
+        if operand {
+            break;
+        }
+        start -= 1;
+    }
+    for token in rest.split_off(start) {
+        let name = operators.iter().find(|(mark, _)| token.is(mark)).map_or("", |(_, name)| *name);
+        rest.extend(made(&format!("softmetal::Prefix<softmetal::{name}>()->*"), token.place));
+    }
+}
+
 /// Rewrites expressions.
 pub struct Values<'a> {
     pub source: &'a Text,
@@ -72,14 +93,18 @@ impl Values<'_> {
             } else if token.is("(") && self.is_cast(&tokens, at, &casts) {
                 let end = close(&tokens, at);
                 casts.insert(end);
-                rest.extend(made("softmetal::Cast<", place));
-                rest.extend_from_slice(&tokens[at + 1..end]);
+                let kind = tokens[at + 1..end].iter().filter(|token| !is_address_space(token)).cloned();
                 if tokens[end + 1].is("{") {
                     // `(float4){a, b}`
-                    rest.extend(made(">::make(", place));
+                    rest.extend(made("softmetal::make<", place));
+                    rest.extend(kind);
+                    rest.extend(made(">(", place));
                     closers.insert(close(&tokens, end + 1));
                     at = end + 1;
                 } else {
+                    chain_prefixes(&mut rest);
+                    rest.extend(made("softmetal::Cast<", place));
+                    rest.extend(kind);
                     rest.extend(made(">()->*", place));
                     at = end;
                 }
@@ -170,7 +195,13 @@ impl Values<'_> {
     /// `(T) x`
     fn is_cast(&self, tokens: &[Token], open: usize, casts: &HashSet<usize>) -> bool {
         let start = open + 1 + usize::from(tokens.get(open + 1).is_some_and(|token| token.is("const")));
-        let Some(end) = self.type_at(tokens, start) else { return false };
+        let Some(end) = self.type_at(tokens, start) else {
+            // C++'s own casts are left alone, but in front of another.
+            let end = close(tokens, open);
+            let plain = end > open + 1 && tokens[open + 1..end].iter().all(|token| token.is_any(&PLAIN));
+            let next = tokens.get(end + 1).is_some_and(|next| next.is("("));
+            return plain && next && self.is_cast(tokens, end + 1, &HashSet::from([end]));
+        };
         let Some(next) = tokens.get(end + 1).filter(|_| tokens[end].is(")")) else { return false };
         let operand = match next.kind {
             Kind::Identifier => {

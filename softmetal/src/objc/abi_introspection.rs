@@ -200,6 +200,12 @@ c_functions! {
     fn softmetal_reports() -> usize {
         crate::report::count()
     }
+
+    /// The findings, a line each, which are then forgotten; the caller frees the text.
+    fn softmetal_take_reports() -> *mut c_char {
+        let lines = crate::report::take().iter().map(|report| format!("{report}\n")).collect::<String>();
+        duplicate(&lines)
+    }
 }
 
 #[cfg(test)]

@@ -274,7 +274,7 @@ impl ErrorOut {
             // SAFETY: the caller's variable; and a count that this had.
             unsafe {
                 *self.0 = error;
-                pool::autorelease(error);
+                pool::autorelease_error(error);
             }
         }
         None

@@ -5,6 +5,7 @@ use crate::config::CONFIG;
 use crate::report::{self, Kind, Report};
 use std::sync::Once;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub(super) fn born(class: &'static Class) {
     class.live.fetch_add(1, Ordering::Relaxed);
@@ -28,13 +29,17 @@ pub fn check_at_exit() {
 }
 
 fn report_leaks() {
+    // A queue's thread may still be about to release a command buffer that the program saw complete.
+    crate::metal::wait_until_idle(Duration::from_secs(2));
+    crate::metal::memory::drain();
     for class in classes() {
         let counted = match class.lives() {
             Lives::Short => true,
             Lives::Long => CONFIG.leaks,
             Lives::Forever => false,
         };
-        let live = class.live.load(Ordering::Relaxed);
+        let held = if CONFIG.leaks { 0 } else { crate::metal::held_at_exit(class) };
+        let live = class.live.load(Ordering::Relaxed).saturating_sub(held);
         if counted && live > 0 {
             report::add(Report {
                 kind: Kind::Lifetime,

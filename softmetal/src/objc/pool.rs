@@ -11,11 +11,17 @@ struct Pools {
     objects: Vec<*mut Object>,
     /// Where each pool begins.
     marks: Vec<usize>,
+    /// Errors given through `NSError **` while there was no pool: a caller cannot take those over in any other way.
+    errors: Vec<*mut Object>,
 }
 
 /// A thread that ends releases what it autoreleased without a pool, as Apple's runtime does.
 impl Drop for Pools {
     fn drop(&mut self) {
+        for error in self.errors.drain(..) {
+            // SAFETY: autorelease was given a count of it.
+            unsafe { release(error) };
+        }
         let mut classes = BTreeMap::<&str, usize>::new();
         for object in self.objects.drain(..) {
             // SAFETY: autorelease was given a count of it.
@@ -79,6 +85,18 @@ pub(super) fn flush_returned() {
 pub(super) unsafe fn autorelease(object: *mut Object) {
     // A thread whose variables are gone already can have no pool: the count is a leak, and seen as one.
     let _ = POOLS.try_with(|pools| pools.borrow_mut().objects.push(object));
+}
+
+/// Puts an error that a caller is given through a pointer into the innermost pool; without one it is no leak of the caller's.
+///
+/// # Safety
+/// A count of the object is given up.
+pub(super) unsafe fn autorelease_error(error: *mut Object) {
+    let _ = POOLS.try_with(|pools| {
+        let mut pools = pools.borrow_mut();
+        let has_pool = !pools.marks.is_empty();
+        if has_pool { pools.objects.push(error) } else { pools.errors.push(error) }
+    });
 }
 
 /// Begins a pool.

@@ -1,6 +1,7 @@
 //! What `softmetal` does on the command line.
 
 mod cargo;
+mod kernels;
 mod library;
 mod manifest;
 mod patched;
@@ -8,6 +9,7 @@ mod project;
 mod tree;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +35,25 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<OsString>,
     },
+    /// Lists the kernels of a library; of those that are named, the parameters.
+    #[command(after_help = KERNELS_EXAMPLES)]
+    Kernels {
+        /// A text in the Metal Shading Language.
+        file: PathBuf,
+        /// Kernels to compile.
+        names: Vec<String>,
+        /// A preprocessor macro, NAME or NAME=VALUE.
+        #[arg(short = 'D', long = "define", value_parser = definition)]
+        define: Vec<(String, String)>,
+    },
+}
+
+fn definition(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, "1"));
+    match name.is_empty() {
+        true => Err("wants NAME or NAME=VALUE".to_owned()),
+        false => Ok((name.to_owned(), value.to_owned())),
+    }
 }
 
 const CARGO_EXAMPLES: &str = "\
@@ -41,10 +62,18 @@ Examples:
   softmetal cargo run --features metal --example train
   SOFTMETAL_SEED=7 softmetal cargo test --features metal --test it -- ops::";
 
+const KERNELS_EXAMPLES: &str = "\
+Examples:
+  softmetal kernels src/sum.metal
+  softmetal kernels src/sum.metal sum";
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Cargo { args } => cargo::run(&args),
+        Verb::Kernels { file, names, define } => {
+            kernels::run(&file, &names, &define).map(|()| ExitCode::SUCCESS)
+        }
     };
     match done {
         Ok(code) => code,

@@ -2,7 +2,7 @@
 
 use softmetal::exec::abi::{KernelEntry, Runtime};
 use softmetal::exec::{Argument, Context, Dispatch, Fault, Memory, memory, run};
-use softmetal::msl::Kernel;
+use softmetal::msl::{Constants, Kernel, Library, Options};
 use softmetal::report::{self, Kind, Report};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -10,8 +10,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-/// The kernels of `kernels.cpp`, by name.
+/// The kernels of `kernels.cpp` and of `planted.metal`, by name.
 static KERNELS: LazyLock<HashMap<String, Arc<Kernel>>> = LazyLock::new(compile);
+
+/// `MTLDataTypeBool`.
+const DATA_TYPE_BOOL: u32 = 53;
 
 const OPTIONS: &str = "-std=c++17 -O1 -fPIC -fno-omit-frame-pointer -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fwrapv -ffp-contract=off -fno-math-errno -fvisibility=hidden \
@@ -43,6 +46,13 @@ fn compile() -> HashMap<String, Arc<Kernel>> {
             kernels.insert(name, Arc::new(Kernel::new(&*entry, runtime, image.clone())));
             entry = entry.add(1);
         }
+    }
+    let library = Library::new(super::SHADERS, &Options::default()).unwrap();
+    let mut constants = Constants::default();
+    constants.by_index.insert(0, (DATA_TYPE_BOOL, vec![0]));
+    for name in library.kernels() {
+        let kernel = library.kernel(name, &constants).unwrap_or_else(|error| panic!("{name}: {error}"));
+        kernels.insert(name.to_owned(), kernel);
     }
     // Reports read line numbers from it.
     std::mem::forget(directory);

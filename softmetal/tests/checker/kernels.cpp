@@ -130,6 +130,7 @@ KERNEL(count_mixed) {
     else __atomic_fetch_add((u32*)b[0], 1, __ATOMIC_RELAXED);
 }
 KERNEL(last_wins) { ((u32*)b[0])[tid() / 2] = 7; }
+KERNEL(last_differs) { ((u32*)b[0])[tid() / 2] = tid(); }
 KERNEL(bytes) { ((unsigned char*)b[0])[gid()] = (unsigned char)gid(); }
 
 // The neighbour's value within a simdgroup.
@@ -264,6 +265,7 @@ EXPORT extern const Kernel softmetal_kernels[] = {
     ENTRY(count_atomic, 1),
     ENTRY(count_mixed, 1),
     ENTRY(last_wins, 1),
+    ENTRY(last_differs, 1),
     ENTRY(bytes, 1),
     ENTRY(simd_ordered, 1),
     ENTRY(simd_unordered, 1),

@@ -1,0 +1,1 @@
+//! The tests of softmetal's device, in `tests/`.
