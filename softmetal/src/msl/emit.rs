@@ -87,21 +87,41 @@ impl Writer<'_> {
 impl Program {
     /// The C++ of one kernel.
     pub fn emit(&self, export: &Export, constants: &Constants) -> Result<Emitted, CompileError> {
+        // Other kernels are of no use to this one, unless something names them.
+        let mut emitted =
+            self.emit_text(|kernel| kernel == export.function || self.is_used(kernel), constants)?;
+        self.entry(export, &mut emitted.text);
+        Ok(emitted)
+    }
+
+    /// The C++ of all kernels, to be read by clang and not to be run.
+    pub fn emit_all(&self) -> Result<Emitted, CompileError> {
+        let mut emitted = self.emit_text(|_| true, &Constants::default())?;
+        let _ = write!(emitted.text, "\n# 1 \"{ENTRY}\"\nconst void* const softmetal_all[] = {{\n");
+        for export in &self.exports {
+            let path = &self.functions[export.function].path;
+            let _ = writeln!(emitted.text, "    (const void*)&{path}{},", export.arguments);
+        }
+        emitted.text.push_str("    nullptr,\n};\n");
+        Ok(emitted)
+    }
+
+    fn emit_text(
+        &self,
+        wanted: impl Fn(usize) -> bool,
+        constants: &Constants,
+    ) -> Result<Emitted, CompileError> {
         let mut writer =
             Writer { files: &self.files, emitted: Emitted::default(), file: None, line: 0, column: 1 };
         for segment in &self.segments {
             match segment {
                 Segment::Text(tokens) => tokens.iter().for_each(|token| writer.token(token)),
-                // Other kernels are of no use to this one, unless something names them.
-                Segment::Kernel(index, _) if *index != export.function && !self.is_used(*index) => {}
-                Segment::Kernel(index, tokens) => {
+                Segment::Kernel(index, tokens) if wanted(*index) => {
                     tokens.iter().for_each(|token| writer.token(token));
                     let function = &self.functions[*index];
                     if let Some(threads) = &function.max_threads {
-                        let template = function
-                            .template
-                            .as_ref()
-                            .map_or(String::new(), |list| format!("template <{list}> "));
+                        let list = function.template.as_ref();
+                        let template = list.map_or(String::new(), |list| format!("template <{list}> "));
                         let name = &function.name;
                         let text =
                             format!("{template}constexpr unsigned softmetal_max_threads_{name} = {threads};");
@@ -109,6 +129,7 @@ impl Program {
                         made.iter().for_each(|token| writer.token(token));
                     }
                 }
+                Segment::Kernel(..) => {}
                 Segment::Constant(index) => {
                     let constant = &self.constants[*index];
                     let text = self.constant(constant, constants)?;
@@ -117,9 +138,7 @@ impl Program {
                 }
             }
         }
-        let mut emitted = writer.emitted;
-        self.entry(export, &mut emitted.text);
-        Ok(emitted)
+        Ok(writer.emitted)
     }
 
     /// The declaration of a function constant.

@@ -72,6 +72,11 @@ impl Library {
         self.program.exports.iter().map(|export| export.name.as_str())
     }
 
+    /// Reads the whole text as a compiler does, and says what is wrong with any of its kernels.
+    pub fn check(&self) -> Result<(), CompileError> {
+        toolchain()?.check(&self.program.emit_all()?, self.mode)
+    }
+
     /// A kernel, compiled and loaded.
     pub fn kernel(&self, name: &str, constants: &Constants) -> Result<Arc<Kernel>, CompileError> {
         let Some(export) = self.program.exports.iter().find(|export| export.name == name) else {

@@ -221,17 +221,37 @@ impl Toolchain {
         Ok(path)
     }
 
+    /// A command that compiles a text for a mode.
+    fn compiler(&self, mode: Mode) -> Result<Command, CompileError> {
+        let shim = self.precompiled(mode)?;
+        let mut command = Command::new(&self.clang);
+        // The headers' names have their hash: a cache that was copied has other times, and is good.
+        command.args(mode.flags()).args(["-Xclang", "-fno-validate-pch", "-include-pch"]).arg(shim);
+        command.arg("-fdebug-compilation-dir=.");
+        Ok(command)
+    }
+
     /// Compiles and links a kernel.
     pub fn compile(&self, source: &Emitted, mode: Mode, image: &Path) -> Result<(), CompileError> {
-        let shim = self.precompiled(mode)?;
         let run = |new: &Path| {
-            let mut command = Command::new(&self.clang);
-            // The headers' names have their hash: a cache that was copied has other times, and is good.
-            command.args(mode.flags()).args(["-Xclang", "-fno-validate-pch", "-include-pch"]).arg(&shim);
-            command.arg("-fdebug-compilation-dir=.").args(LINK).arg("-o").arg(new).arg("-");
+            let mut command = self.compiler(mode)?;
+            command.args(LINK).arg("-o").arg(new).arg("-");
             self.run(command, &source.text).map(drop)
         };
         write_atomically(image, run).map_err(|error| CompileError(messages(&error.0, Some(source))))
+    }
+
+    /// Reads a text with all of its kernels; that it has no error is remembered.
+    pub fn check(&self, source: &Emitted, mode: Mode) -> Result<(), CompileError> {
+        let key = hash([self.identity(mode).as_str(), &source.text]);
+        let checked = CONFIG.cache.join("texts").join(format!("{key}.checked"));
+        if checked.exists() {
+            return Ok(());
+        }
+        let mut command = self.compiler(mode)?;
+        command.args(["-fsyntax-only", "-"]);
+        self.run(command, &source.text).map_err(|error| CompileError(messages(&error.0, Some(source))))?;
+        write_text(&checked, "")
     }
 }
 
