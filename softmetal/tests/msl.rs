@@ -150,3 +150,21 @@ fn what_is_not_known_is_refused_by_its_name() {
     refused("constant int n [[function_constant(N)]];", 3, "`N`");
     refused("float f(float x [[stage_in]]);", 3, "stage_in");
 }
+
+#[test]
+fn a_library_is_checked_whole() {
+    let kernels = "#include <metal_stdlib>
+template <typename T> kernel void good(device T* x) { x[0] = T(1); }
+template [[host_name(\"good\")]] kernel void good<float>(device float* x);
+template <typename T> kernel void bad(device T* x) { x[0] = T(1).nothing; }
+";
+    library(kernels).check().unwrap();
+    let instantiated =
+        format!("{kernels}template [[host_name(\"bad\")]] kernel void bad<float>(device float* x);\n");
+    let error = library(&instantiated).check().unwrap_err().to_string();
+    assert!(error.starts_with("program_source:4:65: error: member reference base type 'float'"), "{error}");
+    // The other kernel is none the worse for it.
+    library(&instantiated).kernel("good", &Constants::default()).unwrap();
+    library(include_str!("msl/kernels.metal")).check().unwrap();
+    library(include_str!("msl/values.metal")).check().unwrap_err(); // its macro is not defined
+}

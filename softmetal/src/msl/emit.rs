@@ -61,7 +61,7 @@ impl Writer<'_> {
         if token.kind == Kind::Directive {
             self.file = None;
             self.go_to(token.place);
-            let _ = write!(self.emitted.text, "{}\n", token.text);
+            let _ = writeln!(self.emitted.text, "{}", token.text);
             self.line += 1;
             return;
         }

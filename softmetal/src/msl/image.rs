@@ -90,3 +90,39 @@ fn symbol(image: *mut c_void, name: &CStr, path: &Path) -> Result<*mut c_void, C
     }
     Ok(symbol)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msl::{Constants, Library, Options};
+    use std::cell::Cell;
+
+    #[test]
+    fn an_image_is_made_when_it_is_missing_or_damaged() {
+        let library =
+            Library::new("kernel void k(device float* x) { x[0] = 1; }", &Options::default()).unwrap();
+        let good = library.kernel("k", &Constants::default()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("k.so");
+        let made = Cell::new(0);
+        let make = || {
+            made.set(made.get() + 1);
+            std::fs::copy(good.image(), &path).map(drop).map_err(|error| CompileError(error.to_string()))
+        };
+        load(&path, make).unwrap();
+        load(&path, make).unwrap();
+        assert_eq!(made.get(), 1);
+        let damaged = directory.path().join("damaged.so");
+        std::fs::write(&damaged, "no image").unwrap();
+        let mend = || {
+            std::fs::copy(good.image(), &damaged).map(drop).map_err(|error| CompileError(error.to_string()))
+        };
+        load(&damaged, mend).unwrap();
+        let hopeless = directory.path().join("hopeless.so");
+        assert!(
+            load(&hopeless, || std::fs::write(&hopeless, "no image")
+                .map_err(|e| CompileError(e.to_string())))
+            .is_err()
+        );
+    }
+}

@@ -229,7 +229,7 @@ impl Values<'_> {
         let end = self.type_at(tokens, at)?;
         let open = tokens.get(end)?;
         let vector = end > at + 1 || is_vector(&tokens[at].text);
-        if !open.is("(") && !(open.is("{") && vector) {
+        if !(open.is("(") || open.is("{") && vector) {
             return None;
         }
         // `T (*f)(...)`, `T (&x)[n]`

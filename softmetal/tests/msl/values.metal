@@ -46,7 +46,7 @@ kernel void casts(device float* y) {
     convert<bfloat, vec<bfloat, 4>>(y + 8, 1.5f);
     half h = 1.0009765625h;
     y[12] = (bfloat)h;
-    y[13] = static_cast<half>(storage(3.14159f));
+    y[13] = static_cast<half>(storage(3.3333f));
     float4 close(1.00001f);
     y[14] = ((float4)(half4)(float4)close.yyyy).x;
     y[15] = (float)static_cast<int4>(float4(2.7)).z;
