@@ -57,6 +57,8 @@ fn check(name: &str, expect: &Expect) -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr);
     let kinds = [
         "Race",
+        "BarrierFlags",
+        "SameValue",
         "OutOfBounds",
         "Uninitialised",
         "Barrier",
