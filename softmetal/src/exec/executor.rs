@@ -1,15 +1,13 @@
 //! What runs one dispatch: threadgroup after threadgroup, and in each the threads on fibers.
 
 use super::abi::{self, KernelEntry, Site, Thread};
-use super::check::{Finding, Use};
+use super::access::Pending;
 use super::fiber::{Fibers, Suspend};
-use super::findings::{self, Access, Findings};
+use super::findings::{self, Findings};
 use super::group::{Group, NONE, Next, SIMD, State};
 use super::local::{Local, MAX_THREADGROUP_MEMORY, Visible};
-use super::memory::{self, Place};
 use super::runtime;
-use super::shadow::ATOMIC;
-use super::watch::{self, Region, Verdict, Watch};
+use super::watch::Watch;
 use super::{Dispatch, Fault};
 use crate::report::Kind;
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -45,12 +43,14 @@ pub(super) struct Executor<'a> {
     pub template: Cell<Thread>,
     pub fault: RefCell<Option<String>>,
     pub checked: bool,
-    /// A write that races with an earlier one, and what it writes over: whether it writes the same is seen later.
-    pending: Cell<Option<Pending>>,
+    /// A write that races with an earlier one: whether it writes what is there is seen later.
+    pub pending: RefCell<Option<Pending>>,
+    pub is_pending: Cell<bool>,
+    /// The fiber that runs.
+    pub stack: Cell<(usize, usize)>,
     thread: Cell<u32>,
     fiber: Cell<u32>,
     suspender: Cell<*const Cell<*const Suspend>>,
-    stack: Cell<(usize, usize)>,
 }
 
 impl<'a> Executor<'a> {
@@ -74,7 +74,8 @@ impl<'a> Executor<'a> {
             visible: UnsafeCell::from_mut(visible),
             template: Cell::default(),
             fault: RefCell::new(None),
-            pending: Cell::new(None),
+            pending: RefCell::new(None),
+            is_pending: Cell::new(false),
             thread: Cell::new(0),
             fiber: Cell::new(NONE),
             suspender: Cell::new(ptr::null()),
@@ -274,168 +275,6 @@ impl<'a> Executor<'a> {
         self.findings.borrow_mut().at_site(kind, site, text);
     }
 
-    /// Checks a use of memory.
-    #[inline]
-    pub fn access(&self, address: usize, size: usize, kind: c_int, pc: usize) {
-        let (low, high) = self.stack.get();
-        if !self.checked || (low..high).contains(&address) {
-            return;
-        }
-        let visible = self.visible.get() as usize;
-        let table = ptr::from_ref(runtime::runtime()) as usize;
-        if address.wrapping_sub(visible) < size_of::<Visible>()
-            || address.wrapping_sub(table) < size_of::<abi::Runtime>()
-        {
-            return;
-        }
-        self.settle();
-        let offset = pc.wrapping_sub(self.image.start) as u32;
-        let verdict = match &mut *self.watch.borrow_mut() {
-            Some(watch) => watch.access(address, size, kind, offset),
-            None => return,
-        };
-        if !matches!(verdict, Verdict::Fine)
-            && let Some(fault) = self.judge(verdict, address, size, kind, pc)
-        {
-            self.abandon(fault);
-        }
-    }
-
-    /// Reports the write that is pending, which has happened by now.
-    #[inline]
-    fn settle(&self) {
-        if let Some(pending) = self.pending.take() {
-            self.report_write(&pending);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn report_write(&self, pending: &Pending) {
-        // SAFETY: inside of a region, which is mapped.
-        let now = unsafe { std::slice::from_raw_parts(pending.address as *const u8, pending.size) };
-        let same = now == &pending.before[..pending.size];
-        let watch = self.watch.borrow();
-        let Some(watch) = &*watch else { return };
-        // SAFETY: as in `begin`.
-        let thread = unsafe { &*self.thread() };
-        let access = pending.access(&watch.regions, thread);
-        self.findings.borrow_mut().access(&access, pending.finding, same);
-    }
-
-    /// Reports a use of memory, and says why the dispatch cannot go on after it.
-    #[cold]
-    #[inline(never)]
-    fn judge(&self, verdict: Verdict, address: usize, size: usize, kind: c_int, pc: usize) -> Option<String> {
-        // The image's own constants are not watched.
-        if matches!(verdict, Verdict::Nowhere) && self.image.contains(&address) {
-            return None;
-        }
-        let watch = self.watch.borrow();
-        let regions = &watch.as_ref()?.regions;
-        // SAFETY: as in `begin`.
-        let thread = unsafe { &*self.thread() };
-        let how = watch::how(kind);
-        let describe = |region: &Region, offset| {
-            Access { how, pc, offset, size, space: region.space(), name: &region.name, thread }.to_string()
-        };
-        let mut findings = self.findings.borrow_mut();
-        let (kind, text) = match verdict {
-            Verdict::Fine => return None,
-            Verdict::Found { region, offset, finding } => {
-                let mut pending =
-                    Pending { how, pc, offset, size, address, region, finding, before: [0; 16] };
-                let both_write =
-                    matches!(finding, Finding::Conflict { old, write: true, .. } if !old.is(ATOMIC));
-                if both_write && how.write && !how.atomic && size <= 16 {
-                    // SAFETY: inside of a region, which is mapped.
-                    unsafe {
-                        ptr::copy_nonoverlapping(address as *const u8, pending.before.as_mut_ptr(), size)
-                    };
-                    self.pending.set(Some(pending));
-                } else {
-                    findings.access(&pending.access(regions, thread), finding, false);
-                }
-                return None;
-            }
-            Verdict::PastEnd(region) => {
-                let region = &regions[region];
-                let what = describe(region, address - region.addresses.start);
-                (Kind::OutOfBounds, format!("{what}, which has {} bytes", region.addresses.len()))
-            }
-            Verdict::Misaligned(region) => {
-                let region = &regions[region];
-                let what = describe(region, address - region.addresses.start);
-                let align = size.min(8);
-                (Kind::Validation, format!("{what}: wants an address that {align} divides, got {address:#x}"))
-            }
-            Verdict::WritesConstant(region) => {
-                let region = &regions[region];
-                let what = describe(region, address - region.addresses.start);
-                (Kind::OutOfBounds, format!("{what}, which cannot be written"))
-            }
-            Verdict::Unbound(region) => {
-                let region = &regions[region];
-                let what = describe(region, address - region.addresses.start);
-                (Kind::Validation, format!("{what}: wants a buffer or bytes, got nothing"))
-            }
-            Verdict::Nowhere => {
-                let verb = if how.write { "writes" } else { "reads" };
-                let who = findings::thread(thread);
-                (
-                    Kind::OutOfBounds,
-                    format!("{who} {verb} {size} bytes {}", self.whereabouts(address, regions)),
-                )
-            }
-        };
-        let fault = format!("{kind:?} in {}: {text}", findings.kernel());
-        findings.at_pc(kind, pc, |_| text);
-        // What is not bound reads as zeros.
-        let goes_on = matches!(verdict, Verdict::Unbound(_)) && !how.write;
-        (!goes_on).then_some(fault)
-    }
-
-    /// Where an address is that is in nothing that the dispatch has.
-    fn whereabouts(&self, address: usize, regions: &[Region]) -> String {
-        let beside = |name: &str, length: usize, offset: isize| match usize::try_from(offset) {
-            Ok(offset) => {
-                format!("at byte {offset} of {name}, which has {length} bytes")
-            }
-            Err(_) => format!("{} bytes before {name}, which has {length} bytes", offset.unsigned_abs()),
-        };
-        let distance = |region: &&Region| {
-            let Range { start, end } = region.addresses;
-            if address < start { start - address } else { address - end }
-        };
-        let near = |regions: &[Region], wanted: &dyn Fn(&Region) -> bool| {
-            let nearest = regions.iter().filter(|region| wanted(region)).min_by_key(distance)?;
-            let offset = address.wrapping_sub(nearest.addresses.start) as isize;
-            Some(beside(&nearest.name, nearest.addresses.len(), offset))
-        };
-        let local = self.local.borrow().addresses();
-        let inside = |region: &Region| local.contains(&region.addresses.start);
-        if local.contains(&address)
-            && let Some(text) = near(regions, &inside)
-        {
-            return text;
-        }
-        match memory::find(address) {
-            Place::Memory(name, _, offset) => format!("at byte {offset} of {name}, which is not bound"),
-            Place::Arena(nearest) => {
-                let bound = |region: &Region| !inside(region);
-                let near = near(regions, &bound);
-                near.or_else(|| nearest.map(|(name, length, offset)| beside(&name, length, offset)))
-                    .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
-            }
-            Place::Elsewhere => {
-                // As far as an index of 32 bits that has wrapped around goes.
-                let near_bound = |region: &Region| !inside(region) && distance(&region) < 1 << 37;
-                near(regions, &near_bound)
-                    .unwrap_or_else(|| format!("at address {address:#x}, where no buffer is"))
-            }
-        }
-    }
-
     /// Ends the dispatch: the present thread never runs on, nor does any other.
     pub fn abandon(&self, text: String) -> ! {
         *self.fault.borrow_mut() = Some(text);
@@ -450,27 +289,6 @@ impl<'a> Executor<'a> {
             let text = format!("threadgroup {position:?}: {}", divergence.text);
             self.findings.borrow_mut().at_site(Kind::Barrier, &divergence.site, text);
         }
-    }
-}
-
-/// A write that was found to race.
-#[derive(Clone, Copy)]
-struct Pending {
-    how: Use,
-    pc: usize,
-    offset: usize,
-    size: usize,
-    address: usize,
-    region: usize,
-    finding: Finding,
-    before: [u8; 16],
-}
-
-impl Pending {
-    fn access<'r>(&self, regions: &'r [Region], thread: &'r Thread) -> Access<'r> {
-        let Self { how, pc, offset, size, .. } = *self;
-        let region = &regions[self.region];
-        Access { how, pc, offset, size, space: region.space(), name: &region.name, thread }
     }
 }
 

@@ -5,6 +5,7 @@
 //! orders are found by the bytes that they share.
 
 pub mod abi;
+mod access;
 mod check;
 mod executor;
 mod fiber;

@@ -103,8 +103,9 @@ impl Shadow {
         Self { pages: Vec::new(), length }
     }
 
-    /// The cells of a range that lies within one page.
-    fn cells_in_page(&mut self, offset: usize, size: usize) -> &mut [Cell] {
+    /// The cells of a range that lies within one page, and the bytes of each.
+    #[inline]
+    fn cells_in_page(&mut self, offset: usize, size: usize) -> (&mut [Cell], usize) {
         if self.pages.is_empty() {
             self.pages.resize_with(self.length.div_ceil(PAGE), || None);
         }
@@ -114,7 +115,7 @@ impl Shadow {
             page.refine(needed);
         }
         let start = offset % PAGE;
-        &mut page.cells[start >> page.shift..(start + size) >> page.shift]
+        (&mut page.cells[start >> page.shift..(start + size) >> page.shift], 1 << page.shift)
     }
 
     /// Calls `f` with the offset and the cells of each part of a range that lies inside of the memory.
@@ -123,8 +124,7 @@ impl Shadow {
         let (mut at, end) = (offset, offset + size);
         while at < end {
             let part = (PAGE - at % PAGE).min(end - at);
-            let cells = self.cells_in_page(at, part);
-            let granule = part / cells.len();
+            let (cells, granule) = self.cells_in_page(at, part);
             for (i, cell) in cells.iter_mut().enumerate() {
                 f(at + i * granule, cell);
             }
