@@ -115,8 +115,9 @@ SOFTMETAL_FETCH(xor, _is_atomic_32<T>, old ^ operand)
         typedef ulong T;                                                                                              \
         T* value = SOFTMETAL_USE(object);                                                                             \
         T old = __atomic_load_n(value, __ATOMIC_RELAXED);                                                             \
-        while (condition && !__atomic_compare_exchange_n(value, &old, operand, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) \
-            ;                                                                                                         \
+        while (condition && !__atomic_compare_exchange(                                                               \
+                                value, &old, &operand, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {                   \
+        }                                                                                                             \
     }
 SOFTMETAL_REPLACE(min, operand < old)
 SOFTMETAL_REPLACE(max, old < operand)

@@ -10,13 +10,13 @@
 
 namespace softmetal {
 
-// A type in which sums and products of T's are exact, and the lowest and highest T in it.
+// A type in which x y + z is exact, where no type is wider than 128 bits: an unsigned long's product has all of them.
 template <typename T> struct Wide {
-    typedef metal::conditional_t<sizeof(T) == 8, __int128, long> type;
+    typedef metal::conditional_t<(sizeof(T) >= 4), __int128, long> type;
     typedef metal::conditional_t<__is_unsigned(T) && sizeof(T) == 8, unsigned __int128, type> Product;
     static constexpr int bits = sizeof(T) * 8;
-    static T saturated(type v) {
-        const type low = metal::numeric_limits<T>::lowest(), high = metal::numeric_limits<T>::max();
+    template <typename V> static T saturated(V v) {
+        const V low = metal::numeric_limits<T>::lowest(), high = metal::numeric_limits<T>::max();
         return T(v < low ? low : v > high ? high : v);
     }
 };
@@ -42,22 +42,14 @@ template <typename T> T mulhi(T x, T y) {
     return T((Product(x) * Product(y)) >> Wide<T>::bits);
 }
 template <typename T> T madsat(T x, T y, T z) {
-    if constexpr (sizeof(T) < 8) {
-        return Wide<T>::saturated(typename Wide<T>::type(x) * y + z);
-    } else {
-        T product, sum;
-        const bool over = __builtin_mul_overflow(x, y, &product);
-        // The product of 64 bits and what is added need not overflow both: 128 bits hold them.
-        if (!over && !__builtin_add_overflow(product, z, &sum)) return sum;
-        const typename Wide<T>::Product exact = typename Wide<T>::Product(x) * y + z;
-        return __is_signed(T) && exact >> 127 ? metal::numeric_limits<T>::lowest() : metal::numeric_limits<T>::max();
-    }
+    typedef typename Wide<T>::Product Product;
+    return Wide<T>::saturated(Product(x) * Product(y) + Product(z));
 }
 // Bits offset.. of x, `bits` of them; a signed x's are its sign's extension.
 template <typename T> T extract_bits(T x, uint offset, uint bits, Site site) {
     constexpr uint width = sizeof(T) * 8;
     if (offset + bits > width) {
-        softmetal_runtime->complain(COMPLAINT_UNDEFINED, "extract_bits: offset and bits are more than the type has", site);
+        softmetal_runtime->complain(COMPLAINT_UNDEFINED, "extract_bits: wants bits that the type has", site);
         return T(-1);
     }
     if (bits == 0) return T(0);
@@ -66,7 +58,7 @@ template <typename T> T extract_bits(T x, uint offset, uint bits, Site site) {
 template <typename T> T insert_bits(T base, T insert, uint offset, uint bits, Site site) {
     constexpr uint width = sizeof(T) * 8;
     if (offset + bits > width) {
-        softmetal_runtime->complain(COMPLAINT_UNDEFINED, "insert_bits: offset and bits are more than the type has", site);
+        softmetal_runtime->complain(COMPLAINT_UNDEFINED, "insert_bits: wants bits that the type has", site);
         return T(-1);
     }
     if (bits == 0) return base;
@@ -133,8 +125,8 @@ SOFTMETAL_INTEGER(ulong)
 
 #define SOFTMETAL_24(T)                                                                                         \
     inline T mul24(T x, T y, SOFTMETAL_SITE) {                                                                  \
-        softmetal::wants_24_bits(x, "mul24: an argument has more than 24 bits", {file, line});                  \
-        softmetal::wants_24_bits(y, "mul24: an argument has more than 24 bits", {file, line});                  \
+        softmetal::wants_24_bits(x, "mul24: wants numbers of 24 bits", {file, line});                  \
+        softmetal::wants_24_bits(y, "mul24: wants numbers of 24 bits", {file, line});                  \
         return T(uint(x) * uint(y));                                                                            \
     }                                                                                                           \
     inline T mad24(T x, T y, T z, SOFTMETAL_SITE) { return T(uint(mul24(x, y, file, line)) + uint(z)); }

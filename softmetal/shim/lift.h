@@ -20,8 +20,12 @@
         for (int i = 0; i < N; i++) r[i] = f(x[i], y[i]);                                                              \
         return r;                                                                                                      \
     }                                                                                                                  \
-    template <TYPES> inline vec<T, N> f(vec<T, N> x, typename softmetal::Same<T>::type y) { return f(x, vec<T, N>(y)); } \
-    template <TYPES> inline vec<T, N> f(typename softmetal::Same<T>::type x, vec<T, N> y) { return f(vec<T, N>(x), y); }
+    template <TYPES> inline vec<T, N> f(vec<T, N> x, typename softmetal::Same<T>::type y) {                            \
+        return f(x, vec<T, N>(y));                                                                                     \
+    }                                                                                                                  \
+    template <TYPES> inline vec<T, N> f(typename softmetal::Same<T>::type x, vec<T, N> y) {                            \
+        return f(vec<T, N>(x), y);                                                                                     \
+    }
 
 #define SOFTMETAL_LIFT3(TYPES, T, f)                                                                   \
     template <TYPES> inline vec<T, N> f(vec<T, N> x, vec<T, N> y, vec<T, N> z) {                       \

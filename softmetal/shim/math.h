@@ -1,5 +1,5 @@
-// <metal_math> and the floating-point part of <metal_common>. float is the C library's, within a unit in the last place;
-// half and bfloat compute in float and round once.
+// <metal_math> and the floating-point part of <metal_common>. float is the C library's, within a unit in the last
+// place; half and bfloat compute in float and round once.
 #pragma once
 #include "lift.h"
 #include "limits.h"
@@ -30,39 +30,41 @@ namespace precise {
 
 #define SOFTMETAL_LIBM(name) \
     inline float name(float x) { return __builtin_##name##f(x); }
-SOFTMETAL_LIBM(acos)
-SOFTMETAL_LIBM(acosh)
-SOFTMETAL_LIBM(asin)
-SOFTMETAL_LIBM(asinh)
-SOFTMETAL_LIBM(atan)
-SOFTMETAL_LIBM(atanh)
 SOFTMETAL_LIBM(ceil)
 SOFTMETAL_LIBM(cos)
-SOFTMETAL_LIBM(cosh)
 SOFTMETAL_LIBM(exp)
-SOFTMETAL_LIBM(exp10)
 SOFTMETAL_LIBM(exp2)
 SOFTMETAL_LIBM(fabs)
 SOFTMETAL_LIBM(floor)
 SOFTMETAL_LIBM(log)
-SOFTMETAL_LIBM(log10)
 SOFTMETAL_LIBM(log2)
 SOFTMETAL_LIBM(rint)
 SOFTMETAL_LIBM(round)
 SOFTMETAL_LIBM(sin)
-SOFTMETAL_LIBM(sinh)
 SOFTMETAL_LIBM(sqrt)
-SOFTMETAL_LIBM(tan)
-SOFTMETAL_LIBM(tanh)
 SOFTMETAL_LIBM(trunc)
+
+// Those that the C library's float functions compute less well.
+#define SOFTMETAL_IN_DOUBLE(name) \
+    inline float name(float x) { return float(__builtin_##name(double(x))); }
+SOFTMETAL_IN_DOUBLE(acos)
+SOFTMETAL_IN_DOUBLE(acosh)
+SOFTMETAL_IN_DOUBLE(asin)
+SOFTMETAL_IN_DOUBLE(asinh)
+SOFTMETAL_IN_DOUBLE(atan)
+SOFTMETAL_IN_DOUBLE(atanh)
+SOFTMETAL_IN_DOUBLE(cosh)
+SOFTMETAL_IN_DOUBLE(exp10)
+SOFTMETAL_IN_DOUBLE(log10)
+SOFTMETAL_IN_DOUBLE(sinh)
+SOFTMETAL_IN_DOUBLE(tan)
+SOFTMETAL_IN_DOUBLE(tanh)
+inline float atan2(float y, float x) { return float(__builtin_atan2(double(y), double(x))); }
 
 #define SOFTMETAL_LIBM2(name) \
     inline float name(float x, float y) { return __builtin_##name##f(x, y); }
-SOFTMETAL_LIBM2(atan2)
 SOFTMETAL_LIBM2(copysign)
 SOFTMETAL_LIBM2(fdim)
-SOFTMETAL_LIBM2(fmax)
-SOFTMETAL_LIBM2(fmin)
 SOFTMETAL_LIBM2(fmod)
 SOFTMETAL_LIBM2(nextafter)
 SOFTMETAL_LIBM2(pow)
@@ -76,7 +78,8 @@ inline float divide(float x, float y) { return x / y; }
 // In half turns: exact before it is an angle.
 inline float sinpi(float x) {
     const double r = __builtin_remainder(double(x), 2.0);
-    return r == -1.0 || r == 0.0 || r == 1.0 ? __builtin_copysignf(0.0f, x) : float(__builtin_sin(r * __builtin_acos(-1.0)));
+    if (r == -1.0 || r == 0.0 || r == 1.0) return __builtin_copysignf(0.0f, x);
+    return float(__builtin_sin(r * __builtin_acos(-1.0)));
 }
 inline float cospi(float x) {
     const double r = __builtin_remainder(double(x), 2.0);
@@ -92,12 +95,14 @@ inline float tanpi(float x) {
 inline float powr(float x, float y) {
     const bool undefined = x < 0.0f || x != x || y != y || (x == 0.0f && y == 0.0f) ||
                            (x == __builtin_inff() && y == 0.0f) || (x == 1.0f && __builtin_isinf(y));
-    return undefined ? __builtin_nanf("") : __builtin_powf(x, y);
+    return undefined ? __builtin_nanf("") : __builtin_powf(__builtin_fabsf(x), y);
 }
 
-// A number is preferred to NaN.
-inline float max(float x, float y) { return __builtin_fmaxf(x, y); }
-inline float min(float x, float y) { return __builtin_fminf(x, y); }
+// A number is preferred to NaN, whichever NaN it is.
+inline float fmax(float x, float y) { return x < y || x != x ? y : x; }
+inline float fmin(float x, float y) { return y < x || x != x ? y : x; }
+inline float max(float x, float y) { return fmax(x, y); }
+inline float min(float x, float y) { return fmin(x, y); }
 inline float fmax3(float x, float y, float z) { return fmax(x, fmax(y, z)); }
 inline float fmin3(float x, float y, float z) { return fmin(x, fmin(y, z)); }
 inline float max3(float x, float y, float z) { return fmax(x, fmax(y, z)); }

@@ -5,7 +5,10 @@
 namespace softmetal {
 
 // Bits `at`.. of a word as a number from 0 to 1, or from -1 to 1, and back.
-inline float unorm(uint word, uint at, uint bits) { return float(word >> at & ((1u << bits) - 1)) / float((1u << bits) - 1); }
+inline float unorm(uint word, uint at, uint bits) {
+    const uint most = (1u << bits) - 1;
+    return float(word >> at & most) / float(most);
+}
 inline float snorm(uint word, uint at, uint bits) {
     const int value = int(word << (32 - bits - at)) >> (32 - bits);
     return __builtin_fmaxf(float(value) / float((1 << (bits - 1)) - 1), -1.0f);

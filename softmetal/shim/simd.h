@@ -194,7 +194,7 @@ typedef _vote<uint, 4> quad_vote;
     SOFTMETAL_UNCHECKED T group##_##f(T data, SOFTMETAL_SITE) {                             \
         return softmetal::reduce<width>(data, {file, line}, [](T a, T b) { return T(expression); }); \
     }
-#define SOFTMETAL_PREFIX(group, width, f, neutral, expression)                                                \
+#define SOFTMETAL_SCAN(group, width, f, neutral, expression)                                                \
     template <typename T, SOFTMETAL_IF(softmetal::is_simd<T>)>                                                \
     SOFTMETAL_UNCHECKED T group##_prefix_inclusive_##f(T data, SOFTMETAL_SITE) {                              \
         return softmetal::prefix_inclusive<width>(data, {file, line}, [](T a, T b) { return T(expression); }); \
@@ -222,8 +222,8 @@ typedef _vote<uint, 4> quad_vote;
     SOFTMETAL_BITWISE(group, width, and, a& b)                                                              \
     SOFTMETAL_BITWISE(group, width, or, a | b)                                                              \
     SOFTMETAL_BITWISE(group, width, xor, a ^ b)                                                             \
-    SOFTMETAL_PREFIX(group, width, product, 1, a * b)                                                       \
-    SOFTMETAL_PREFIX(group, width, sum, 0, a + b)                                                           \
+    SOFTMETAL_SCAN(group, width, product, 1, a * b)                                                       \
+    SOFTMETAL_SCAN(group, width, sum, 0, a + b)                                                           \
     template <typename T, SOFTMETAL_IF(softmetal::is_simd<T>)>                                              \
     SOFTMETAL_UNCHECKED T group##_broadcast_first(T data, SOFTMETAL_SITE) {                                 \
         return softmetal::broadcast_first<width>(data, {file, line});                                       \

@@ -30,16 +30,17 @@ namespace softmetal {
 struct Place {
     u32 row, col;
 };
-SOFTMETAL_UNCHECKED inline Place place(u32 lane) { return {lane / 16 * 4 + lane / 2 % 4, lane / 8 % 2 * 4 + lane % 2 * 2}; }
+SOFTMETAL_UNCHECKED inline Place place(u32 lane) {
+    return {lane / 16 * 4 + lane / 2 % 4, lane / 8 % 2 * 4 + lane % 2 * 2};
+}
 
 SOFTMETAL_UNCHECKED inline void wants_all_lanes(u32 active, Site site) {
-    if (active != ~0u)
-        softmetal_runtime->complain(COMPLAINT_UNDEFINED, "a simdgroup matrix wants all 32 lanes, some are not active", site);
+    if (active == ~0u) return;
+    softmetal_runtime->complain(COMPLAINT_UNDEFINED, "a simdgroup matrix wants all lanes, some are not active", site);
 }
 
 // A use of an element of memory, which the line is told of that called.
-SOFTMETAL_UNCHECKED inline ulong element(
-    const void* memory, uint size, ulong index, int access, const void* pc) {
+SOFTMETAL_UNCHECKED inline ulong element(const void* memory, uint size, ulong index, int access, const void* pc) {
     softmetal_runtime->access(static_cast<const char*>(memory) + index * size, size, access, pc);
     return index;
 }

@@ -118,8 +118,8 @@ constexpr size_t alignment(size_t size) {
     namespace metal {                                                                                     \
     using ::T##N;                                                                                         \
     }                                                                                                     \
-    static_assert(                                                                                        \
-        sizeof(T##N) == sizeof(T) * (N == 3 ? 4 : N) && alignof(T##N) == softmetal::alignment(sizeof(T##N)), "as Metal's");
+    static_assert(sizeof(T##N) == sizeof(T) * (N == 3 ? 4 : N), "as Metal's");                            \
+    static_assert(alignof(T##N) == softmetal::alignment(sizeof(T##N)), "as Metal's");
 
 #define SOFTMETAL_PACKED(T, N)                      \
     typedef softmetal::Packed<T, N> packed_##T##N;  \
