@@ -50,6 +50,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // SAFETY: the buffer is of that many floats, and nothing writes it any more.
     let sums = unsafe { std::slice::from_raw_parts(sums.contents().cast::<f32>().as_ptr(), groups) };
-    println!("{}: {}", device.name(), sums.iter().sum::<f32>());
+    println!("{} on {}", sums.iter().sum::<f32>(), device.name());
     Ok(())
 }
