@@ -1,6 +1,7 @@
 //! What `softmetal` does on the command line.
 
 mod cargo;
+mod check;
 mod kernels;
 mod library;
 mod manifest;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use softmetal::strict::Options;
 
 /// Runs and checks the Metal code of Rust programs on Linux, on a software Metal device.
 #[derive(Parser)]
@@ -34,6 +36,24 @@ enum Verb {
         /// What cargo is given.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<OsString>,
+    },
+    /// Reads shaders by the rules of Apple's compiler: address spaces, attributes, static limits.
+    ///
+    /// Prints a line for each problem, and fails if there is one.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// Texts in the Metal Shading Language.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// A directory of included files; a file's own is one.
+        #[arg(short = 'I', long)]
+        include: Vec<PathBuf>,
+        /// A preprocessor macro, NAME or NAME=VALUE.
+        #[arg(short = 'D', long = "define", value_parser = definition)]
+        define: Vec<(String, String)>,
+        /// Also refuse what Metal takes and CUDA has not.
+        #[arg(long)]
+        dialect: bool,
     },
     /// Lists the kernels of a library; of those that are named, the parameters.
     #[command(after_help = KERNELS_EXAMPLES)]
@@ -62,6 +82,11 @@ Examples:
   softmetal cargo run --features metal --example train
   SOFTMETAL_SEED=7 softmetal cargo test --features metal --test it -- ops::";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  softmetal check src/sum.metal
+  softmetal check -I shaders -D T=half shaders/*.metal";
+
 const KERNELS_EXAMPLES: &str = "\
 Examples:
   softmetal kernels src/sum.metal
@@ -71,6 +96,10 @@ Examples:
 pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Cargo { args } => cargo::run(&args),
+        Verb::Check { files, include, define, dialect } => {
+            let macros = define.into_iter().collect();
+            Ok(check::run(&files, &Options { name: String::new(), macros, include, dialect }))
+        }
         Verb::Kernels { file, names, define } => {
             kernels::run(&file, &names, &define).map(|()| ExitCode::SUCCESS)
         }
