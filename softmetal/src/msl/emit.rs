@@ -89,7 +89,7 @@ impl Program {
     pub fn emit(&self, export: &Export, constants: &Constants) -> Result<Emitted, CompileError> {
         // Other kernels are of no use to this one, unless something names them.
         let mut emitted =
-            self.emit_text(|kernel| kernel == export.function || self.is_used(kernel), constants)?;
+            self.emit_text(|kernel| kernel == export.function || self.used[kernel], constants)?;
         self.entry(export, &mut emitted.text);
         Ok(emitted)
     }

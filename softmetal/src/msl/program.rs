@@ -37,6 +37,8 @@ pub struct Program {
     pub functions: Vec<Function>,
     pub exports: Vec<Export>,
     pub constants: Vec<FunctionConstant>,
+    /// Of each function, whether another part of the text names it.
+    pub used: Vec<bool>,
 }
 
 /// Takes a text apart and rewrites it as C++.
@@ -62,6 +64,7 @@ pub fn read(source: Text) -> Result<Program, CompileError> {
             *tokens = rewrite.rewrite(std::mem::take(tokens))?;
         }
     }
+    program.used = used(&program);
     program.files = source.files;
     Ok(program)
 }
@@ -321,16 +324,25 @@ fn template_end(declaration: &[Token]) -> usize {
     close.and_then(|_| super::token::close_angle(declaration, 1)).map_or(0, |close| close + 1)
 }
 
-impl Program {
-    /// Whether a kernel function is named by any other part of the text.
-    pub fn is_used(&self, function: usize) -> bool {
-        let name = &self.functions[function].name;
-        self.segments.iter().any(|segment| match segment {
-            Segment::Text(tokens) => tokens.iter().any(|token| token.is_identifier() && token.text == *name),
-            Segment::Kernel(index, tokens) => {
-                *index != function && tokens.iter().any(|token| token.is_identifier() && token.text == *name)
+/// Whether each kernel function is named by any other part of the text.
+fn used(program: &Program) -> Vec<bool> {
+    let mut own = vec![0usize; program.functions.len()];
+    let mut all: HashMap<&str, usize> =
+        program.functions.iter().map(|function| (function.name.as_str(), 0)).collect();
+    for segment in &program.segments {
+        let (tokens, kernel) = match segment {
+            Segment::Text(tokens) => (tokens, None),
+            Segment::Kernel(kernel, tokens) => (tokens, Some(*kernel)),
+            Segment::Constant(_) => continue,
+        };
+        for token in tokens.iter().filter(|token| token.is_identifier()) {
+            if let Some(count) = all.get_mut(token.text.as_str()) {
+                *count += 1;
+                if let Some(kernel) = kernel.filter(|kernel| program.functions[*kernel].name == token.text) {
+                    own[kernel] += 1;
+                }
             }
-            Segment::Constant(_) => false,
-        })
+        }
     }
+    program.functions.iter().zip(own).map(|(function, own)| all[function.name.as_str()] > own).collect()
 }
