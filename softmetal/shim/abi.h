@@ -40,8 +40,7 @@ struct Kernel {
 
 enum Scope { SCOPE_THREADGROUP, SCOPE_SIMDGROUP };
 enum MemFlags { MEM_NONE = 0, MEM_DEVICE = 1, MEM_THREADGROUP = 2, MEM_TEXTURE = 4 };
-// ACCESS_ATOMIC reads and writes. ACCESS_ALIGNED is added where the code wants the address to be a multiple of the size,
-// or of 8 if that is less.
+// ACCESS_ATOMIC reads and writes. ACCESS_ALIGNED is added where the code wants the address to be a multiple of the size.
 enum AccessKind {
     ACCESS_READ,
     ACCESS_WRITE,

@@ -103,8 +103,7 @@ impl<'a> Watch<'a> {
         if size > region.addresses.len() - offset {
             return Verdict::PastEnd(self.last);
         }
-        let align = size.min(8);
-        if kind & abi::ACCESS_ALIGNED != 0 && align.is_power_of_two() && !address.is_multiple_of(align) {
+        if kind & abi::ACCESS_ALIGNED != 0 && !address.is_multiple_of(size) {
             return Verdict::Misaligned(self.last);
         }
         let how = how(kind);

@@ -16,7 +16,7 @@ static KERNELS: LazyLock<HashMap<String, Arc<Kernel>>> = LazyLock::new(compile);
 /// `MTLDataTypeBool`.
 const DATA_TYPE_BOOL: u32 = 53;
 
-const OPTIONS: &str = "-std=c++17 -O1 -fPIC -fno-omit-frame-pointer -fno-exceptions -fno-rtti \
+const OPTIONS: &str = "-std=c++17 -O1 -fPIC -fno-omit-frame-pointer -fmax-type-align=8 -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fwrapv -ffp-contract=off -fno-math-errno -fvisibility=hidden \
     -gline-tables-only -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -shared --rtlib=compiler-rt \
     -Wl,-z,defs -Wl,-Bsymbolic -lm";

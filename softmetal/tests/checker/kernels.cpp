@@ -157,6 +157,10 @@ KERNEL(read_at) { ((float*)b[1])[0] = *(const float*)((const char*)b[0] + ((cons
 KERNEL(write_at) { *(float*)((char*)b[0] + ((const int*)b[2])[0]) = 1; }
 KERNEL(write_bytes) { ((int*)b[2])[0] = 1; }
 KERNEL(misaligned) { ((float*)b[1])[0] = *(const float*)((const char*)b[0] + 2); }
+typedef float Float4 __attribute__((ext_vector_type(4)));
+template <int AT> void vector(Pointers b) { *(Float4*)b[1] = *(const Float4*)((const float*)b[0] + AT); }
+KERNEL(aligned_vector) { vector<4>(b); }
+KERNEL(misaligned_vector) { vector<2>(b); }
 KERNEL(threadgroup_past_end) {
     THREADGROUP(float, shared, 64);
     shared[tid() + 1] = 1;
@@ -276,6 +280,8 @@ EXPORT extern const Kernel softmetal_kernels[] = {
     ENTRY(write_at, 3),
     ENTRY(write_bytes, 3),
     ENTRY(misaligned, 2),
+    ENTRY(aligned_vector, 2),
+    ENTRY(misaligned_vector, 2),
     ENTRY(threadgroup_past_end, 0),
     ENTRY(fill_threadgroup, 1),
     ENTRY(fill_half_threadgroup, 1),
