@@ -3,7 +3,7 @@
 use super::CompileError;
 use super::attributes;
 use super::items::{self, Item, Sort};
-use super::kernels::{self, Export, Function};
+use super::kernels::{self, Export, Function, Head};
 use super::statements;
 use super::storage;
 use super::token::{Place, Text, Token, text};
@@ -87,6 +87,17 @@ struct Walk<'s> {
     instantiations: Vec<(String, String, String, Place)>,
     /// Threadgroup variables so far.
     variables: usize,
+}
+
+/// A function without its body: Metal's attributes are gone from it.
+struct Parts<'s> {
+    /// What stands before the parameters.
+    prefix: Vec<Token>,
+    name: &'s Token,
+    /// The parentheses.
+    parameters: (usize, usize),
+    /// What stands between the parameters and the body.
+    suffix: Vec<Token>,
 }
 
 impl Walk<'_> {
@@ -188,35 +199,52 @@ impl Walk<'_> {
             }
             None => None,
         };
-        if !is_kernel {
-            let parameters = kernels::function_parameters(source, &source.tokens[open..=close])?;
-            let class = match scope {
-                Scope::Class(name) => Some(name.as_str()),
-                Scope::Namespace => None,
-            };
-            let mut declaration = [prefix, parameters, suffix].concat();
-            let is_definition =
-                body.is_some() || declaration.iter().rev().take(3).any(|token| token.is("default"));
-            let key = storage::signature(&declaration, class);
-            if is_definition && self.is_repeated(key, &declaration, "function") {
-                return Ok(());
-            }
-            storage::drop_member_qualifiers(&mut declaration, class);
-            let internal =
-                declaration.iter().any(|token| token.is_any(&["static", "inline", "constexpr", "extern"]));
-            if class.is_none() && body.is_some() && !internal {
-                // Code for it is made if the kernel uses it.
-                let at = template_end(&declaration);
-                declaration.splice(at..at, super::token::tokens("inline", source.tokens[name].place));
-            }
-            self.text.extend(declaration);
-            self.text.extend(body.unwrap_or_default());
+        let parts = Parts { prefix, name: &source.tokens[name], parameters: (open, close), suffix };
+        match body {
+            Some(body) if is_kernel => self.kernel(parts, body, head),
+            // What declares a kernel repeats what defines it.
+            None if is_kernel => Ok(()),
+            body => self.plain_function(parts, body, scope),
+        }
+    }
+
+    fn plain_function(
+        &mut self,
+        parts: Parts<'_>,
+        body: Option<Vec<Token>>,
+        scope: &Scope,
+    ) -> Result<(), CompileError> {
+        let (open, close) = parts.parameters;
+        let parameters = kernels::function_parameters(self.source, &self.source.tokens[open..=close])?;
+        let class = match scope {
+            Scope::Class(name) => Some(name.as_str()),
+            Scope::Namespace => None,
+        };
+        let mut declaration = [parts.prefix, parameters, parts.suffix].concat();
+        let is_definition =
+            body.is_some() || declaration.iter().rev().take(3).any(|token| token.is("default"));
+        let key = storage::signature(&declaration, class);
+        if is_definition && self.is_repeated(key, &declaration, "function") {
             return Ok(());
         }
-        let Some(body) = body else { return Ok(()) };
+        storage::drop_member_qualifiers(&mut declaration, class);
+        let internal =
+            declaration.iter().any(|token| token.is_any(&["static", "inline", "constexpr", "extern"]));
+        if class.is_none() && body.is_some() && !internal {
+            // Code for it is made if the kernel uses it.
+            let at = template_end(&declaration);
+            declaration.splice(at..at, super::token::tokens("inline", parts.name.place));
+        }
+        self.text.extend(declaration);
+        self.text.extend(body.unwrap_or_default());
+        Ok(())
+    }
+
+    fn kernel(&mut self, parts: Parts<'_>, body: Vec<Token>, head: Head) -> Result<(), CompileError> {
+        let source = self.source;
         self.flush();
+        let Parts { prefix, name, parameters: (open, close), suffix } = parts;
         let (declared, parameters) = kernels::parameters(source, &source.tokens[open + 1..close])?;
-        let name = &source.tokens[name];
         let index = self.program.functions.len();
         let keyword = template_end(&prefix);
         let template = (keyword > 0).then(|| text(&prefix[2..keyword - 1]));
@@ -230,6 +258,10 @@ impl Walk<'_> {
         whole.extend(body);
         let namespaces: String =
             self.path.iter().filter(|name| !name.is_empty()).map(|name| format!("{name}::")).collect();
+        if template.is_none() {
+            let export = head.host_name.unwrap_or_else(|| format!("{namespaces}{}", name.text));
+            self.program.exports.push(Export { name: export, function: index, arguments: String::new() });
+        }
         self.program.functions.push(Function {
             path: format!("::{namespaces}{}", name.text),
             name: name.text.clone(),
@@ -238,10 +270,6 @@ impl Walk<'_> {
             max_threads: head.max_threads,
             place: name.place,
         });
-        if self.program.functions[index].template.is_none() {
-            let export = head.host_name.unwrap_or_else(|| format!("{namespaces}{}", name.text));
-            self.program.exports.push(Export { name: export, function: index, arguments: String::new() });
-        }
         self.program.segments.push(Segment::Kernel(index, whole));
         Ok(())
     }
