@@ -22,10 +22,11 @@ softmetal=$target/release/softmetal
 step build softmetal
 cargo build --release -p softmetal
 
-# Its own tests: of its parts, and of the command on a project that knows nothing of it.
+# Its own tests: of its parts, of the command on a project that knows nothing of it, and of the device, by messages.
 test_softmetal() {
     step "softmetal's own tests"
     cargo test --release -p softmetal
+    "$softmetal" cargo test --manifest-path softmetal/device-tests/Cargo.toml
 }
 
 # Candle's tests, from the published crates: softmetal/candle has what fails and what is reported, and why.
