@@ -111,7 +111,12 @@ fn address_spaces() {
         "struct At { int i; int get() const device { return i; } };\n\
          inline int got(device const At* at) { return at->get(); }",
     ];
-    for line in clean {
+    let spaces = ["thread", "threadgroup", "device", "constant"];
+    let methods = spaces.map(|space| format!("operator float() const {space} {{ return v; }}\n")).concat();
+    let of_all = format!(
+        "struct One {{ float v; {methods} }};\ninline float two(device One& a, constant One& b, threadgroup One& c) {{ return a + b + c; }}"
+    );
+    for line in clean.into_iter().chain([of_all.as_str()]) {
         assert_eq!(problems(&with("ABOVE", line), false), [""; 0], "{line}");
     }
 }

@@ -58,6 +58,14 @@ impl Translator<'_> {
             }
             Some((at, _)) if constructor => self.erase(at, at + 1),
             Some((at, (space, _, word))) => {
+                // Of a constant object and of a const one in device memory, OpenCL's space is the same: one is read.
+                let is_const = tokens[close..at + 2].iter().any(|token| token.is("const"));
+                let read_only = *space == "constant" || (*space == "device" && is_const);
+                let method = (class.unwrap_or_default().to_owned(), text(&tokens[name..=close]));
+                if read_only && class.is_some() && !self.read_only.insert(method) {
+                    self.erase(item.range.start, item.range.end);
+                    return false;
+                }
                 self.edits[at].text = Some((*word).to_owned());
                 if *space != "thread" {
                     let text =

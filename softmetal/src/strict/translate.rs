@@ -51,6 +51,7 @@ pub(super) fn translate(source: Text) -> Translation {
         kernels: Vec::new(),
         globals: Vec::new(),
         methods: BTreeSet::new(),
+        read_only: BTreeSet::new(),
         host_names: BTreeSet::new(),
         sizes: BTreeMap::new(),
         problems: Vec::new(),
@@ -82,6 +83,8 @@ pub(super) struct Translator<'a> {
     pub globals: Vec<Parameter>,
     /// Member functions of thread memory, by class and name.
     pub methods: BTreeSet<(String, String)>,
+    /// Member functions of read-only device or constant memory, by class and declaration.
+    pub read_only: BTreeSet<(String, String)>,
     /// As written, with their quotes.
     pub host_names: BTreeSet<String>,
     pub sizes: BTreeMap<String, (String, Place)>,
