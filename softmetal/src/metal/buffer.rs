@@ -1,7 +1,7 @@
 //! `MTLBuffer`.
 //!
-//! The length of a buffer is not zero: Metal's validation layer says so, and so does this. Without the layer a device gives a
-//! buffer, and programs rely on it (an empty tensor is one), so it is reported and given.
+//! A buffer's length is at least 1: Metal's validation layer asserts it ("Cannot create buffer of zero length."). Without
+//! the layer programs run on, and rely on it: an empty tensor's buffer is empty. So it is reported, and made.
 
 use super::device::{Device, MAX_BUFFER_LENGTH, device};
 use super::invalid;

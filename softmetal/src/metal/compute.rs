@@ -136,9 +136,13 @@ impl ComputeCommandEncoder {
         if !self.is_index(selector, index) {
             return;
         }
-        if length == 0 || length > MAX_BYTES || bytes.is_null() {
-            let text =
-                format!("wants 1 to {MAX_BYTES} bytes, got {length} at index {index}: a buffer holds more");
+        if bytes.is_null() {
+            self.encoder.invalid(selector, format!("wants bytes, got nil at index {index}"));
+        }
+        if length > MAX_BYTES {
+            let text = format!(
+                "wants at most {MAX_BYTES} bytes, got {length} at index {index}: a buffer holds more"
+            );
             self.encoder.invalid(selector, text);
         }
         let nothing = length == 0 || bytes.is_null();
@@ -267,7 +271,8 @@ impl ComputeCommandEncoder {
                     buffer.length().saturating_sub(*offset)
                 }
             };
-            if room < size {
+            // Of nothing at all, as the sizes of a scalar are, the executor sees each use.
+            if (1..size).contains(&room) {
                 complain(format!("wants {size} bytes at index {index} ({name}), got {room}"));
             }
         }

@@ -20,9 +20,15 @@ pub fn cases() -> Vec<Case> {
         ("compute_passes_with_a_fence", || compute_passes(true), Clean),
         ("compute_passes_without_a_fence", || compute_passes(false), Report(&["Hazard", "twice"])),
         ("no_pipeline", no_pipeline, Report(&["Validation", "dispatchThreads", "pipeline state"])),
-        ("argument_missing", argument_missing, Report(&["Validation", "buffer 1 `value`: wants a buffer or bytes"])),
+        (
+            "argument_missing",
+            argument_missing,
+            Report(&["Validation", "buffer 1 `value`: wants a buffer or bytes"]),
+        ),
         ("index_too_great", index_too_great, Report(&["Validation", "setBuffer", "at most 30"])),
         ("bytes_too_long", bytes_too_long, Report(&["Validation", "setBytes", "4096"])),
+        ("bytes_of_nil", bytes_of_nil, Report(&["Validation", "setBytes", "nil"])),
+        ("no_bytes", no_bytes, Clean),
         ("bytes_long_enough", bytes_long_enough, Clean),
         ("buffer_too_short", buffer_too_short, Report(&["Validation", "wants 4 bytes at index 1", "got 2"])),
         ("too_many_threads", || threads("fill", 2048), Report(&["Validation", "at most 1024 threads"])),
@@ -195,6 +201,19 @@ fn index_too_great() {
 
 fn bytes_too_long() {
     encode(|_, encoder, _| set_bytes(encoder, 0, &[0u8; 4097]));
+}
+
+fn bytes_of_nil() {
+    encode(|_, encoder, _| {
+        // SAFETY: not safe: this is what is tested. The typed method has no nil.
+        unsafe {
+            objc2::msg_send![&**encoder, setBytes: std::ptr::null::<c_void>(), length: 0usize, atIndex: 0usize]
+        }
+    });
+}
+
+fn no_bytes() {
+    encode(|_, encoder, _| set_bytes(encoder, 0, &[0u8; 0]));
 }
 
 fn bytes_long_enough() {
