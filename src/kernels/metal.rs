@@ -19,6 +19,9 @@ static PIPELINES: LazyLock<Mutex<HashMap<(u64, Key), ComputePipeline>>> = LazyLo
 /// Bytes that an encoder takes beside its buffers.
 const SET_BYTES: usize = 4 << 10;
 
+/// What a pointer that no kernel follows points to.
+const NOTHING: [u8; 16] = [0; 16];
+
 /// MSL 3.1, which macOS 14 has, and the arithmetic that the unit asks for.
 fn options(unit: &Unit) -> Retained<MTLCompileOptions> {
     let options = MTLCompileOptions::new();
@@ -82,7 +85,8 @@ pub(super) fn launch(
                 encoder.set_output_buffer(i, Some(storage.buffer()), offset);
             }
             Arg::Out(buffer) => encoder.set_output_buffer(i, Some(written(buffer)?.buffer()), 0),
-            Arg::Null => encoder.set_input_buffer(i, None, 0),
+            // Metal's validation refuses an argument with nothing bound, also one that the kernel does not follow.
+            Arg::Null => encoder.set_bytes_directly(i, NOTHING.len(), NOTHING.as_ptr().cast()),
         }
     }
     if !params.is_empty() {
