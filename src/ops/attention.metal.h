@@ -65,11 +65,11 @@ FN Range any_of(SHARED_PTR(const Range) see, uint n) {
 // TILE rows from `first` on, of which those in `rows` are read and the others are 0.
 FN void stage(GLOBAL const T* x, ulong stride, uint first, Range rows, SHARED_PTR(T) tile) {
 #if WIDE  // rows of whole vectors, at multiples of 16 bytes
-    for (uint i = thread_id(); i < TILE * (D / PER); i += GROUP_SIZE) {
-        const uint r = i / (D / PER), c = i % (D / PER) * PER;
+    for (uint i = thread_id(); i < TILE * (WIDTH / PER); i += GROUP_SIZE) {
+        const uint r = i / (WIDTH / PER), c = i % (WIDTH / PER) * PER;
         Pack pack;
         for (uint j = 0; j < PER; j++) pack.e[j] = T(0.0f);
-        if (first + r >= rows.from && first + r < rows.to)
+        if (first + r >= rows.from && first + r < rows.to && c < D)
             pack = *(GLOBAL const Pack*)(x + ulong(first + r) * stride + c);
         *(SHARED_PTR(Pack))(tile + r * PITCH + c) = pack;
     }
