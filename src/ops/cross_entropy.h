@@ -23,6 +23,7 @@ struct Total {
 
 struct RowLoss {
     float loss, lse;
+    float top, rest;  // lse = top + rest: apart, what is small is not rounded to what is large
 };
 
 // One read of the row: the maximum, the sum that goes with it, and the sum of the logits for the smoothing.
@@ -51,7 +52,9 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
     const float top = row_max(max, scratch);
     sum = row_sum(sum * (max == top ? 1.0f : exp_below(max - top)), scratch);
     RowLoss row;
-    row.lse = log32(sum) + top;
+    row.top = top;
+    row.rest = log32(sum);
+    row.lse = row.rest + top;
     row.loss = row.lse - (1.0f - smoothing) * at_target;
     if (SMOOTH) row.loss -= smoothing * row_sum(all, scratch) / float(n);
     return row;
@@ -59,13 +62,14 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
 
 // FLIGHT slots from s on; dx may be x.
 FN void run_grad(
-    GLOBAL const T* x, GLOBAL T* dx, ulong target, uint s, int phase, int n, float lse, float smoothing, float f) {
+    GLOBAL const T* x, GLOBAL T* dx, ulong target, uint s, int phase, int n, float top, float rest, float smoothing,
+    float f) {
     const float even = SMOOTH ? smoothing / float(n) : 0.0f;
     Run run = load_run(x, s, phase, n, 0.0f);
     for (uint u = 0; u < FLIGHT; u++) {
         const int i = slot(s + u, phase);
         for (int k = 0; k < VEC; k++) {
-            float p = exp_below(run.v[u].v[k] - lse) - even;
+            float p = exp_below(run.v[u].v[k] - top - rest) - even;
             if (i + k == int(target)) p -= 1.0f - smoothing;
             run.v[u].v[k] = p * f;
         }
@@ -110,7 +114,7 @@ KERNEL void cross_entropy_bwd(
     if (target == IGNORE) {
         for (uint u = 0; u < FLIGHT; u++) store(dx, slot(s + u, phase), n, filled(0.0f));
     } else {
-        run_grad(x, dx, target, s, phase, n, lse[row], p.smoothing, factor[0] * g[0]);
+        run_grad(x, dx, target, s, phase, n, lse[row], 0.0f, p.smoothing, factor[0] * g[0]);
     }
 }
 
@@ -130,7 +134,7 @@ KERNEL void cross_entropy_in_place(
         out = row_loss(x, target, phase, n, p.smoothing, scratch);
         row_barrier();  // all of them read the target's, and neighbours a row's ends
         for (uint s = 0; slot(s, phase) < n; s += FLIGHT)
-            run_grad(x, x, target, s, phase, n, out.lse, p.smoothing, 1.0f);
+            run_grad(x, x, target, s, phase, n, out.top, out.rest, p.smoothing, 1.0f);
     } else {
         for (uint s = 0; slot(s, phase) < n; s++) store(x, slot(s, phase), n, filled(out.loss));
     }
