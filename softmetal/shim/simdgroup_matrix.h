@@ -57,7 +57,7 @@ template <typename A, typename B> struct Factors {
     metal::vec<B, 2> b;
 };
 
-// d = a b + c, summed in float and rounded once.
+// d = a b + c, summed in float by fused multiply-adds (a product of floats is exact in double).
 template <typename D, typename A, typename B>
 SOFTMETAL_UNCHECKED __attribute__((noinline)) metal::vec<D, 2> multiply(
     metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<float, 2> c, Site site) {
@@ -75,8 +75,9 @@ SOFTMETAL_UNCHECKED __attribute__((noinline)) metal::vec<D, 2> multiply(
             const u32 k = from.col + j, row = k / 4 * 16 + k % 4 * 2, other = row + at.col / 4 * 8 + at.col / 2 % 2;
             if (!lanes.has(other)) continue;
             const metal::vec<B, 2> right = lanes.of(other).b;
-            c.x += float(left.a[j]) * float(right.x);
-            c.y += float(left.a[j]) * float(right.y);
+            const double factor = float(left.a[j]);
+            c.x = float(factor * float(right.x) + c.x);
+            c.y = float(factor * float(right.y) + c.y);
         }
     }
     return __builtin_convertvector(c, metal::vec<D, 2>);
