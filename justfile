@@ -2,11 +2,11 @@
 
 # Format, lint, docs.
 check:
-    cargo fmt --check
-    cargo clippy --release --all-targets -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --release --all-targets --workspace -- -D warnings
     cargo clippy --release --lib --no-default-features -- -D warnings
     cargo clippy --release --lib --no-default-features --features hub -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 # The Metal code, as far as a machine without Metal can: types, lints and the shaders' address spaces. Needs root for
 # what apt has to install.

@@ -2,7 +2,7 @@
 //! mapping can be taken away while a command buffer uses the memory: a host access that nothing orders after the
 //! command buffer faults, is reported as a hazard, and goes on.
 //!
-//! The two mappings are two views of one sparse file, reserved whole and inaccessible ([`arena`]); a buffer is a run of
+//! The two mappings are two views of one sparse file, reserved whole and inaccessible (`arena`); a buffer is a run of
 //! its pages made accessible, with inaccessible ones behind it, and it ends where they begin. So an access in the arena
 //! outside of every buffer faults too. What is found is as fine as a page: no two buffers share one.
 //!
@@ -56,7 +56,7 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// Memory that holds [poison](crate::exec::memory::poison); none if there is not so much. Reports call it `label` and its length.
+    /// Memory that holds [poison]; none if there is not so much. Reports call it `label` and its length.
     pub fn new(length: usize, mode: StorageMode, label: impl Into<Arc<str>>) -> Option<Self> {
         let allocation = Self::reserve(length, mode, label.into())?;
         let words = length / 8;
