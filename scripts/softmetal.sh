@@ -11,10 +11,11 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 
-if ! command -v clang++-19 >/dev/null; then
+# The runtime library has the conversions to and from bfloat.
+if ! command -v clang++-19 >/dev/null || [ ! -e "$(clang++-19 --rtlib=compiler-rt -print-libgcc-file-name)" ]; then
     step install clang
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang-19 >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang-19 libclang-rt-19-dev >/dev/null
 fi
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
