@@ -22,7 +22,7 @@ struct Total {
 #ifdef ROW_THREADS
 
 struct RowLoss {
-    float loss, lse;
+    float loss;
     float top, rest;  // lse = top + rest: apart, what is small is not rounded to what is large
 };
 
@@ -54,8 +54,7 @@ FN RowLoss row_loss(GLOBAL const T* x, ulong target, int phase, int n, float smo
     RowLoss row;
     row.top = top;
     row.rest = log32(sum);
-    row.lse = row.rest + top;
-    row.loss = row.lse - (1.0f - smoothing) * at_target;
+    row.loss = top + row.rest - (1.0f - smoothing) * at_target;
     if (SMOOTH) row.loss -= smoothing * row_sum(all, scratch) / float(n);
     return row;
 }
@@ -91,11 +90,12 @@ KERNEL void cross_entropy_fwd(
     const int n = p.cols;
     const ulong target = targets[row];
     RowLoss out;
-    out.loss = out.lse = target == IGNORE ? 0.0f : nan32();
+    out.loss = out.top = target == IGNORE ? 0.0f : nan32();
+    out.rest = 0.0f;
     if (target < ulong(n)) out = row_loss(x + row * n, target, row_phase(row, n), n, p.smoothing, scratch);
     if (thread_id() % ROW_THREADS == 0) {
         losses[row] = out.loss;
-        lse[row] = out.lse;
+        lse[row] = out.top + out.rest;
     }
 }
 
