@@ -189,6 +189,14 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// `alpha a b`, `depth` deep, beside another product.
+pub(crate) struct Beside<'a> {
+    pub alpha: f32,
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
+    pub depth: usize,
+}
+
 impl Gpu<'_> {
     /// Launches a kernel: `args` in the order of its pointers, then `params`.
     pub fn launch<P: NoUninit>(self, launch: &Launch<'_>, args: &mut [Arg<'_>], params: &P) -> Result<()> {
@@ -243,7 +251,7 @@ impl Gpu<'_> {
                 let plain = alpha == 1.0 && beta == 0.0 && at == 0;
                 match plain && super::metal::plain_product(device, (m, n, k), &a, &b, c)? {
                     true => Ok(()),
-                    false => super::product::product(self, (m, n, k), alpha, &a, &b, beta, c, at),
+                    false => super::product::product(self, (m, n, k), alpha, &a, &b, None, beta, c, at),
                 }
             }
             #[cfg(feature = "host")]
@@ -252,6 +260,38 @@ impl Gpu<'_> {
                 let _ = (alpha, beta);
                 match never {}
             }
+        }
+    }
+
+    /// Whether its products take another beside them: [`Self::product_beside`].
+    pub fn sums_products(self) -> bool {
+        #[cfg(feature = "metal")]
+        return matches!(self, Gpu::Metal(_));
+        #[cfg(not(feature = "metal"))]
+        false
+    }
+
+    /// `c = a b + beside + beta c`, of one dtype, rounded once.
+    pub fn product_beside(
+        self,
+        (m, n, k): (usize, usize, usize),
+        [a, b]: [Operand<'_>; 2],
+        beside: &Beside<'_>,
+        beta: f32,
+        c: &mut Buffer,
+    ) -> Result<()> {
+        let Beside { a: e, b: f, depth, .. } = beside;
+        let fits = a.holds(m, k) && b.holds(k, n) && e.holds(m, *depth) && f.holds(*depth, n);
+        let one = [b.dtype(), e.dtype(), f.dtype(), c.dtype].iter().all(|d| *d == a.dtype());
+        if !fits || !one || m * n > c.layout.shape().elem_count() {
+            bail!("matmul: wants {m}x{k} by {k}x{n} and {m}x{depth} by {depth}x{n} of one dtype")
+        }
+        match self {
+            #[cfg(feature = "metal")]
+            Gpu::Metal(_) if m * n == 0 => Ok(()),
+            #[cfg(feature = "metal")]
+            Gpu::Metal(_) => super::product::product(self, (m, n, k), 1.0, &a, &b, Some(beside), beta, c, 0),
+            _ => bail!("matmul: wants a GPU that sums products, got another (beta {beta})"),
         }
     }
 

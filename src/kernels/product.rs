@@ -1,8 +1,8 @@
 //! Matrix products by a kernel of our own: `product.metal.h`. It adds to what is there, and takes operands of one
 //! dtype to sums of another, which candle's kernel does not.
 
-use super::gpu::{Buffer, Gpu, Launch, Operand, Unit};
-use bytemuck::NoUninit;
+use super::gpu::{Beside, Buffer, Gpu, Launch, Operand, Unit};
+use bytemuck::{NoUninit, Pod, Zeroable};
 use candle_core::Result;
 
 static UNIT: Unit = Unit {
@@ -14,20 +14,36 @@ static UNIT: Unit = Unit {
 /// Elements of a side of what a group makes.
 const TILE: usize = 64;
 
+/// `Factors` of the header.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Factors {
+    depth: u32,
+    a: [u32; 2],
+    b: [u32; 2],
+    alpha: f32,
+}
+
+impl Factors {
+    fn new(depth: usize, alpha: f32, a: &Operand<'_>, b: &Operand<'_>) -> Self {
+        let strides =
+            |x: &Operand<'_>| if x.transposed { [1, x.stride as u32] } else { [x.stride as u32, 1] };
+        Factors { depth: depth as u32, a: strides(a), b: strides(b), alpha }
+    }
+}
+
 /// `Product` of the header.
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct Params {
     at: u64,
-    mnk: [u32; 3],
-    a: [u32; 2],
-    b: [u32; 2],
-    alpha: f32,
+    mn: [u32; 2],
+    pairs: [Factors; 2],
     beta: f32,
     pad: u32,
 }
 
-/// See `Gpu::product`.
+/// See `Gpu::product` and `Gpu::product_beside`.
 #[allow(clippy::too_many_arguments, reason = "BLAS has them")]
 pub(super) fn product(
     gpu: Gpu<'_>,
@@ -35,17 +51,16 @@ pub(super) fn product(
     alpha: f32,
     a: &Operand<'_>,
     b: &Operand<'_>,
+    beside: Option<&Beside<'_>>,
     beta: f32,
     c: &mut Buffer,
     at: usize,
 ) -> Result<()> {
-    let strides = |x: &Operand<'_>| if x.transposed { [1, x.stride as u32] } else { [x.stride as u32, 1] };
+    let second = beside.map(|other| Factors::new(other.depth, other.alpha, &other.a, &other.b));
     let params = Params {
         at: at as u64,
-        mnk: [m as u32, n as u32, k as u32],
-        a: strides(a),
-        b: strides(b),
-        alpha,
+        mn: [m as u32, n as u32],
+        pairs: [Factors::new(k, alpha, a, b), second.unwrap_or(Factors::zeroed())],
         beta,
         pad: 0,
     };
@@ -60,7 +75,8 @@ pub(super) fn product(
         threads: 128,
         shared: 0,
     };
-    gpu.launch(&launch, &mut [a.x.into(), b.x.into(), c.into()], &params)
+    let [x, y] = [beside.map(|other| other.a.x), beside.map(|other| other.b.x)];
+    gpu.launch(&launch, &mut [a.x.into(), b.x.into(), x.into(), y.into(), c.into()], &params)
 }
 
 #[cfg(all(test, feature = "host"))]
@@ -91,8 +107,16 @@ mod tests {
                         let (x, y) = (operand(x, k, flips[0]), operand(y, n, flips[1]));
                         for (alpha, beta) in [(1.5, 0.0), (-0.5, 2.0)] {
                             match by_kernel {
-                                true => product(Gpu::Host, (m, n, k), alpha, &x, &y, beta, &mut c, 2)?,
+                                true => product(Gpu::Host, (m, n, k), alpha, &x, &y, None, beta, &mut c, 2)?,
                                 false => host::product((m, n, k), alpha, &x, &y, beta, &mut c, 2)?,
+                            }
+                            // The same product a second time, beside itself.
+                            let twice = Beside { alpha: 0.5, a: x, b: y, depth: k };
+                            match by_kernel {
+                                true => {
+                                    product(Gpu::Host, (m, n, k), 1.0, &x, &y, Some(&twice), 1.0, &mut c, 2)?
+                                }
+                                false => host::product((m, n, k), 1.5, &x, &y, 1.0, &mut c, 2)?,
                             }
                         }
                         c.tensor().to_dtype(DType::F32)?.to_vec1::<f32>()

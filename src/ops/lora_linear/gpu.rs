@@ -1,12 +1,13 @@
 //! A linear layer with a low-rank update on a GPU.
 //!
-//! The update is written first and the base product is added to it: the library's product reads what it adds to
-//! behind its arithmetic, which a second pass over the output could not.
+//! On CUDA the update is written first and the base product is added to it: the library's product reads what it adds
+//! to behind its arithmetic, which a second pass over the output could not. On Metal one kernel sums both.
 
 use super::super::linear::{Cast, Few, Low, begun, grad_of};
 use super::Lora;
-use crate::kernels::gpu::{Buffer, Gpu, Operand};
+use crate::kernels::gpu::{Beside, Buffer, Gpu, Operand};
 use crate::kernels::{FusedOp, Input, with_inputs};
+use crate::ops::Dropout;
 use candle_core::{Result, Tensor, bail};
 
 /// The product that begins an output: `scale t fᵀ + bias`.
@@ -23,7 +24,41 @@ pub(super) struct Wide<'a> {
 }
 
 impl Wide<'_> {
-    /// The output, of `rows` rows in the shape of `x` but for its last dimension.
+    /// The update, through `dropout`, plus `a b` of `depth`: `rows` rows in the shape of `x` but for its last dimension.
+    fn plus(
+        &self,
+        gpu: Gpu<'_>,
+        x: Input<'_>,
+        (rows, depth): (usize, usize),
+        [a, b]: [Operand<'_>; 2],
+        dropout: Option<Dropout>,
+    ) -> Result<Buffer> {
+        if dropout.is_none() && gpu.sums_products() {
+            let (mut y, beta) = begun(gpu, x, self.cols, self.bias)?;
+            let factor = Cast::to(gpu, self.factor, self.t.dtype())?;
+            let [t, factor] = self.operands(&factor);
+            let update = Beside { alpha: self.scale, a: t, b: factor, depth: self.rank };
+            gpu.product_beside((rows, self.cols, depth), [a, b], &update, beta, &mut y)?;
+            return Ok(y);
+        }
+        let mut y = self.run(gpu, x, rows)?;
+        if let Some(dropout) = dropout {
+            y = dropout.gpu(gpu, [y.input(Lora::NAME)])?;
+        }
+        gpu.product((rows, self.cols, depth), 1.0, a, b, 1.0, &mut y, 0)?;
+        Ok(y)
+    }
+
+    /// `t`, and `fᵀ` in its dtype.
+    fn operands<'a>(&'a self, factor: &'a Cast<'_>) -> [Operand<'a>; 2] {
+        let factor = match self.rank_first {
+            true => Operand::rows(factor.input(), self.cols),
+            false => Operand::rows(factor.input(), self.rank).t(),
+        };
+        [Operand::rows(self.t, self.rank), factor]
+    }
+
+    /// The update alone.
     fn run(&self, gpu: Gpu<'_>, x: Input<'_>, rows: usize) -> Result<Buffer> {
         #[cfg(feature = "cuda")]
         if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units() {
@@ -33,12 +68,8 @@ impl Wide<'_> {
         }
         let (mut y, beta) = begun(gpu, x, self.cols, self.bias)?;
         let factor = Cast::to(gpu, self.factor, self.t.dtype())?;
-        let factor = match self.rank_first {
-            true => Operand::rows(factor.input(), self.cols),
-            false => Operand::rows(factor.input(), self.rank).t(),
-        };
-        let low = Operand::rows(self.t, self.rank);
-        gpu.product((rows, self.cols, self.rank), self.scale, low, factor, beta, &mut y, 0)?;
+        let [t, factor] = self.operands(&factor);
+        gpu.product((rows, self.cols, self.rank), self.scale, t, factor, beta, &mut y, 0)?;
         Ok(y)
     }
 }
@@ -79,9 +110,8 @@ impl Lora {
             gpu.product((m, r, k), 1.0, rows, Operand::rows(a.input(), k).t(), 0.0, &mut t, 0)?;
             let low = t.input(Self::NAME);
             let wide = Wide { t: low, factor: b, rank_first: false, bias, rank: r, cols: n, scale };
-            let mut y = wide.run(gpu, x, m)?;
-            let (x, w) = (Operand::rows(x, k), Operand::rows(w.input(), k));
-            gpu.product((m, n, k), 1.0, x, w.t(), 1.0, &mut y, 0)?;
+            let base = [Operand::rows(x, k), Operand::rows(w.input(), k).t()];
+            let y = wide.plus(gpu, x, (m, k), base, None)?;
             self.on_gpu.set(t.tensor()).ok();
             Ok(y)
         })
@@ -111,12 +141,8 @@ impl Lora {
                 let w = Cast::to(gpu, w, gs.dtype())?;
                 let wide =
                     Wide { t: u, factor: as_, rank_first: true, bias: None, rank: r, cols: k, scale: 1.0 };
-                let mut dx = wide.run(gpu, xs, m)?;
-                if let Some(dropout) = self.base.dropout {
-                    dx = dropout.gpu(gpu, [dx.input(Self::NAME)])?;
-                }
-                gpu.product((m, k, n), 1.0, g, Operand::rows(w.input(), k), 1.0, &mut dx, 0)?;
-                Result::Ok(dx.tensor())
+                let base = [g, Operand::rows(w.input(), k)];
+                Result::Ok(wide.plus(gpu, xs, (m, n), base, self.base.dropout)?.tensor())
             });
             let da = needs[1].then(|| {
                 let dropped = self.dropped(gpu, xs)?;
