@@ -8,6 +8,7 @@ pub mod error;
 pub mod generate;
 mod kernels;
 pub mod load;
+pub mod matmul;
 pub mod models;
 pub mod nn;
 pub mod ops;
