@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::{env, fs, process};
 
 /// `METAL_CANDLE_CACHE`, else `metal-candle` in the user's cache directory.
-fn directory() -> Option<PathBuf> {
+pub(crate) fn directory() -> Option<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("METAL_CANDLE_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("metal-candle")))
         .or_else(|| Some(set("HOME")?.join(".cache/metal-candle")))
 }
 
+#[cfg(any(feature = "cuda", feature = "host", test))]
 fn path(key: &str, extension: &str) -> Option<PathBuf> {
     // FNV-1a: the name need only differ, the file holds the key.
     let hash =
@@ -22,6 +23,7 @@ fn path(key: &str, extension: &str) -> Option<PathBuf> {
 }
 
 /// What was compiled for `key`.
+#[cfg(any(feature = "cuda", feature = "host", test))]
 pub(super) fn get(key: &str, extension: &str) -> Option<Vec<u8>> {
     let file = fs::read(path(key, extension)?).ok()?;
     let rest = file.strip_prefix(&(key.len() as u64).to_le_bytes())?.strip_prefix(key.as_bytes())?;
@@ -30,6 +32,7 @@ pub(super) fn get(key: &str, extension: &str) -> Option<Vec<u8>> {
 }
 
 /// Keeps what was compiled for `key`.
+#[cfg(any(feature = "cuda", feature = "host", test))]
 pub(super) fn put(key: &str, extension: &str, code: &[u8]) {
     let Some(path) = path(key, extension) else { return };
     let mut file = (key.len() as u64).to_le_bytes().to_vec();

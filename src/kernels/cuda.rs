@@ -94,10 +94,10 @@ pub(super) fn launch(
     .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
 }
 
-type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);
+pub(crate) type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);
 
 /// The address of an input's first element.
-fn read<'a>(input: &Input<'a>, stream: &'a CudaStream) -> Result<Pointer<'a>> {
+pub(crate) fn read<'a>(input: &Input<'a>, stream: &'a CudaStream) -> Result<Pointer<'a>> {
     fn at<'a, T>(slice: &'a CudaSlice<T>, offset: usize, stream: &'a CudaStream) -> Result<Pointer<'a>> {
         let (pointer, guard) = slice.device_ptr(stream);
         Ok((pointer + (offset * size_of::<T>()) as u64, Some(guard)))
@@ -126,7 +126,7 @@ pub(super) fn address(device: &CudaDevice, input: &Input<'_>) -> Result<u64> {
     Ok(read(input, &device.cuda_stream())?.0)
 }
 
-fn write<'a>(storage: &'a mut CudaStorage, stream: &'a CudaStream) -> Result<Pointer<'a>> {
+pub(crate) fn write<'a>(storage: &'a mut CudaStorage, stream: &'a CudaStream) -> Result<Pointer<'a>> {
     fn at<'a, T>(slice: &'a mut CudaSlice<T>, stream: &'a CudaStream) -> Result<Pointer<'a>> {
         let (pointer, guard) = slice.device_ptr_mut(stream);
         Ok((pointer, Some(guard)))
@@ -140,6 +140,18 @@ fn write<'a>(storage: &'a mut CudaStorage, stream: &'a CudaStream) -> Result<Poi
         CudaStorageSlice::I64(slice) => at(slice, stream),
         _ => bail!("wants memory of f32, f16, bf16, u32, u8 or i64"),
     }
+}
+
+/// The GPU's name, what it can do, and the newest CUDA of its driver.
+pub(crate) fn described(device: &CudaDevice) -> String {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let name = context.name().unwrap_or_default();
+    let (major, minor) = context.compute_capability().unwrap_or_default();
+    let mut driver = 0;
+    // SAFETY: it is valid for writing.
+    unsafe { sys::cuDriverGetVersion(&mut driver) };
+    format!("{name}, {major}.{minor}, CUDA {}.{}", driver / 1000, driver % 1000 / 10)
 }
 
 /// The GPU's multiprocessors.

@@ -127,6 +127,11 @@ impl Buffer {
         Ok(Buffer { storage, layout: Layout::contiguous(shape), dtype })
     }
 
+    #[cfg(feature = "cuda")]
+    pub fn storage_mut(&mut self) -> &mut Storage {
+        &mut self.storage
+    }
+
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -154,7 +159,12 @@ impl Buffer {
         Tensor::from_storage(self.storage, shape, BackpropOp::none(), false)
     }
 
-    pub(super) fn into_parts(self) -> (Storage, Shape) {
+    /// Of memory that has been written.
+    pub fn from_parts(storage: Storage, shape: impl Into<Shape>, dtype: DType) -> Self {
+        Buffer { storage, layout: Layout::contiguous(shape), dtype }
+    }
+
+    pub(crate) fn into_parts(self) -> (Storage, Shape) {
         (self.storage, self.layout.shape().clone())
     }
 }

@@ -2,8 +2,7 @@
 //! row helpers and matrix products. Nothing here knows an op.
 
 pub(crate) mod add;
-#[cfg(any(feature = "cuda", feature = "host"))]
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -181,6 +180,18 @@ pub(crate) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
+    pub fn new(op: &'static str, storage: &'a Storage, layout: &'a Layout) -> Self {
+        Input { op, memory: Memory::of(storage), layout }
+    }
+
+    pub fn memory(&self) -> Memory<'a> {
+        self.memory
+    }
+
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
     pub fn dtype(&self) -> DType {
         match self.memory {
             Memory::Cpu(storage) => storage.dtype(),

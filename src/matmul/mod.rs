@@ -1,6 +1,208 @@
-//! Matrix products: what can compute one, and which of them does.
+//! Matrix products, `C = alpha op(A) op(B) + beta C`: the [backends](Backend) that compute one, what each takes on this
+//! machine, and which of them does.
+//!
+//! [`matmul`] and [`addmm`] have gradients on every backend, and take matrices as they lie where the backend can:
+//! `op` is a view, such as `b.t()?`. Without measurements Candle computes every product. `metal-candle bench matmul`
+//! measures them ([`measure`]) and keeps the [table](Table); from then on the fastest does. `METAL_CANDLE_MATMUL` names
+//! one for all: `candle`, `packed`, `cublaslt`, `mps`, or `auto` for the choice.
 
+mod backend;
+mod candle;
+mod choose;
+#[cfg(feature = "cuda")]
+mod cublaslt;
+pub mod measure;
+mod packed;
+mod site;
+mod store;
+mod table;
 mod view;
 
-#[allow(unused_imports, reason = "for the backends")]
+pub use backend::Backend;
+pub use choose::{Chosen, Why, choice, with_backend};
+pub use site::Key;
+pub(crate) use site::Site;
+pub use table::{Class, Entry, Rule, Shape, Table, Timing};
 pub(crate) use view::{Product, View};
+
+use crate::kernels::gpu::{Buffer, Gpu};
+use crate::kernels::tape::{apply2_strided, apply3_strided, follow};
+use crate::kernels::{FusedOp, Input};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+
+/// `a b`: `a` `(.., m, k)`, `b` `(.., k, n)` with the same leading dimensions, or `(k, n)` for all of them; the result is
+/// `(.., m, n)`. f32, f16 or bf16; sums are f32.
+///
+/// # Errors
+///
+/// When the shapes or dtypes do not fit, or `METAL_CANDLE_MATMUL` names no backend.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    shaped(a, b, |a, b| apply2_strided(MatMul { alpha: 1.0 }, a, b))
+}
+
+/// `beta c + alpha a b`, as PyTorch's function of this name: shapes as in [`matmul`], `c` as the result.
+///
+/// # Errors
+///
+/// As [`matmul`].
+pub fn addmm(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32, alpha: f32) -> Result<Tensor> {
+    shaped(a, b, |a, b| {
+        let mut dims = a.dims().to_vec();
+        dims[a.rank() - 1] = b.dim(b.rank() - 1)?;
+        if c.elem_count() != dims.iter().product::<usize>() {
+            bail!("addmm: wants c as large as a b, {dims:?}, got {:?}", c.dims())
+        }
+        apply3_strided(AddMm { alpha, beta }, a, b, &reshaped(&contiguous(c)?, &dims)?)
+    })
+}
+
+fn contiguous(x: &Tensor) -> Result<Tensor> {
+    crate::kernels::tape::contiguous(x)
+}
+
+/// `x` in another shape, also on the tape.
+fn reshaped(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    if x.dims() == dims {
+        return Ok(x.clone());
+    }
+    let shape = x.dims().to_vec();
+    follow(&[x], || x.reshape(dims), move |g| Ok(vec![Some(g.reshape(shape)?)]))
+}
+
+/// Calls `f` with operands of as many matrices: one `b` for all makes one matrix of the rows of `a`.
+fn shaped(a: &Tensor, b: &Tensor, f: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let (rank, [k, n]) = match b.dims().split_last_chunk::<2>() {
+        Some((_, last)) if a.rank() >= 2 => (b.rank(), *last),
+        _ => bail!("matmul: wants (.., m, k) by (.., k, n), got {:?} by {:?}", a.dims(), b.dims()),
+    };
+    let outer = &a.dims()[..a.rank() - 1];
+    let fits = a.dims()[a.rank() - 1] == k && (rank == 2 || a.dims()[..a.rank() - 2] == b.dims()[..rank - 2]);
+    if !fits || a.dtype() != b.dtype() {
+        bail!(
+            "matmul: wants (.., m, k) by (.., k, n) of one dtype, got {:?} by {:?}, {:?} by {:?}",
+            a.dims(),
+            b.dims(),
+            a.dtype(),
+            b.dtype()
+        )
+    }
+    if rank > 2 || a.rank() == 2 {
+        return f(a, b);
+    }
+    let y = f(&reshaped(&contiguous(a)?, &[outer.iter().product(), k])?, b)?;
+    reshaped(&y, &[outer, &[n]].concat())
+}
+
+/// The dims of `a b`.
+fn dims_of(a: Input<'_>, b: Input<'_>) -> Vec<usize> {
+    let mut dims = a.dims().to_vec();
+    if let (Some(last), Some(n)) = (dims.last_mut(), b.dims().last()) {
+        *last = *n;
+    }
+    dims
+}
+
+/// `alpha a b + beta c` by the backend that the site's table chooses.
+fn run(site: Site<'_>, alpha: f32, [a, b]: [Input<'_>; 2], c: Option<(f32, Input<'_>)>) -> Result<Buffer> {
+    let copies = [copied(a)?, copied(b)?];
+    let [a_view, b_view] = [view(a, &copies[0])?, view(b, &copies[1])?];
+    let product = Product::new(alpha, a_view, b_view, c)?;
+    let chosen = choose::choose(site, &product)?;
+    let y = chosen.backend.product(site, &product)?;
+    Ok(y.reshape(dims_of(a, b)))
+}
+
+/// A copy in rows of what no backend can take as it lies.
+fn copied(x: Input<'_>) -> Result<Option<(Storage, Layout)>> {
+    match View::of(x) {
+        Some(_) => Ok(None),
+        None => Ok(Some((candle::copy(x)?, Layout::contiguous(x.shape())))),
+    }
+}
+
+fn view<'a>(x: Input<'a>, copy: &'a Option<(Storage, Layout)>) -> Result<View<'a>> {
+    let input = copy.as_ref().map_or(x, |(storage, layout)| Input::new("matmul", storage, layout));
+    match View::of(input) {
+        Some(view) => Ok(view),
+        None => bail!("matmul: wants matrices, got {:?}", x.dims()),
+    }
+}
+
+/// The CPU's memory of a product.
+fn on_cpu(y: Buffer) -> Result<(CpuStorage, candle_core::Shape)> {
+    match y.into_parts() {
+        (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+        _ => bail!("matmul: wants memory of the CPU"),
+    }
+}
+
+/// `alpha a b`.
+struct MatMul {
+    alpha: f32,
+}
+
+impl FusedOp<2> for MatMul {
+    const NAME: &'static str = "matmul";
+    const IN_POOL: bool = true;
+
+    fn cpu(&self, inputs: [Input<'_>; 2]) -> Result<(CpuStorage, candle_core::Shape)> {
+        on_cpu(run(Site::Cpu, self.alpha, inputs, None)?)
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, inputs: [Input<'_>; 2]) -> Result<Buffer> {
+        run(Site::of(gpu), self.alpha, inputs, None)
+    }
+
+    fn grad(
+        &self,
+        [a, b]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        grads(self.alpha, a, b, g, needs)
+    }
+}
+
+/// `alpha a b + beta c`.
+struct AddMm {
+    alpha: f32,
+    beta: f32,
+}
+
+impl FusedOp<3> for AddMm {
+    const NAME: &'static str = "addmm";
+    const IN_POOL: bool = true;
+
+    fn cpu(&self, [a, b, c]: [Input<'_>; 3]) -> Result<(CpuStorage, candle_core::Shape)> {
+        on_cpu(run(Site::Cpu, self.alpha, [a, b], Some((self.beta, c)))?)
+    }
+
+    fn gpu(&self, gpu: Gpu<'_>, [a, b, c]: [Input<'_>; 3]) -> Result<Buffer> {
+        run(Site::of(gpu), self.alpha, [a, b], Some((self.beta, c)))
+    }
+
+    fn grad(
+        &self,
+        [a, b, _]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+        needs: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let [da, db] = grads(self.alpha, a, b, g, [needs[0], needs[1]])?;
+        let dc = needs[2].then(|| g.affine(self.beta as f64, 0.0)).transpose()?;
+        Ok([da, db, dc])
+    }
+}
+
+/// `da = alpha g bᵀ`, `db = alpha aᵀ g`.
+fn grads(alpha: f32, a: &Tensor, b: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+    let times = |x: &Tensor, y: &Tensor| {
+        let (x, y) = (x.detach(), y.detach());
+        apply2_strided(MatMul { alpha }, &x, &y)
+    };
+    let transposed = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
+    let da = needs[0].then(|| times(g, &transposed(b)?)).transpose()?;
+    let db = needs[1].then(|| times(&transposed(a)?, g)).transpose()?;
+    Ok([da, db])
+}

@@ -129,7 +129,7 @@ fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 })
 }
 
-fn storage<T: WithDType>(data: Vec<T>) -> CpuStorage {
+pub(crate) fn storage<T: WithDType>(data: Vec<T>) -> CpuStorage {
     T::to_cpu_storage_owned(data)
 }
 

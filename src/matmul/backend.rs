@@ -1,0 +1,84 @@
+//! What computes products.
+
+use super::site::Site;
+use super::{Product, candle, packed};
+use crate::kernels::gpu::Buffer;
+use candle_core::{DType, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What computes products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Backend {
+    /// Candle's: the `gemm` crate on a CPU, cuBLAS on CUDA, MLX's kernels on Metal.
+    Candle,
+    /// This crate's on a CPU: packed tiles of AVX-512 where there is it, rows of weights read once for a few rows.
+    Packed,
+    /// cuBLASLt on CUDA, by its heuristic.
+    CublasLt,
+    /// Metal Performance Shaders on Apple's GPUs.
+    Mps,
+}
+
+/// Every backend and its name.
+const NAMES: [(Backend, &str); 4] = [
+    (Backend::Candle, "candle"),
+    (Backend::Packed, "packed"),
+    (Backend::CublasLt, "cublaslt"),
+    (Backend::Mps, "mps"),
+];
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(backend, _)| backend == self).map_or("", |(_, name)| name);
+        f.pad(name)
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = NAMES.iter().find(|(_, known)| *known == name);
+        found
+            .map(|(backend, _)| *backend)
+            .ok_or_else(|| format!("wants candle, packed, cublaslt or mps, got {name:?}"))
+    }
+}
+
+impl Backend {
+    /// Those that compute on a site.
+    pub(crate) fn on(site: Site<'_>) -> &'static [Backend] {
+        match site {
+            Site::Cpu => &[Backend::Candle, Backend::Packed],
+            #[cfg(feature = "cuda")]
+            Site::Cuda(_) => &[Backend::Candle, Backend::CublasLt],
+            #[cfg(feature = "metal")]
+            Site::Metal(_) => &[Backend::Candle],
+            Site::None(never, _) => match never {},
+        }
+    }
+
+    /// Computes a product into memory of its own, contiguous, `(batch, m, n)`.
+    pub(super) fn product(self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
+        let [batch, m, n, k] = product.sizes();
+        if batch * m * n == 0 || k == 0 {
+            return candle::without_terms(product);
+        }
+        match (self, site) {
+            (Backend::Candle, _) => candle::product(product),
+            (Backend::Packed, Site::Cpu) => packed::product(product),
+            #[cfg(feature = "cuda")]
+            (Backend::CublasLt, Site::Cuda(device)) => super::cublaslt::product(device, product),
+            (backend, _) => bail!("matmul: {backend} does not compute on this device"),
+        }
+    }
+
+    /// Whether it takes elements of a dtype as they are.
+    pub(crate) fn is_native(self, dtype: DType) -> bool {
+        !(self == Backend::Mps && dtype == DType::BF16)
+    }
+}

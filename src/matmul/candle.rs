@@ -1,0 +1,109 @@
+//! Candle's products: the `gemm` crate on a CPU, cuBLAS on CUDA, MLX's kernels on Metal.
+
+use super::{Product, View};
+use crate::kernels::gpu::Buffer;
+use crate::kernels::{Input, Memory};
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::op::Add;
+use candle_core::{Layout, Result, Shape, Storage};
+
+/// Calls `$f` with what an input's memory is, and makes a [`Storage`] of its result.
+macro_rules! on_storage {
+    ($memory:expr, $storage:ident => $f:expr) => {
+        match $memory {
+            Memory::Cpu($storage) => Storage::Cpu($f),
+            Memory::Cuda($storage) => Storage::Cuda($f),
+            Memory::Metal($storage) => Storage::Metal($f),
+        }
+    };
+}
+
+/// A device's memory, which the device makes.
+trait Memories: BackendStorage<Device: BackendDevice<Storage = Self>> {}
+
+impl<S: BackendStorage<Device: BackendDevice<Storage = S>>> Memories for S {}
+
+/// Memory of one kind.
+trait Of<'a>: Sized {
+    fn of(input: Input<'a>) -> Result<&'a Self>;
+}
+
+macro_rules! of {
+    ($Storage:ident, $Memory:ident) => {
+        impl<'a> Of<'a> for candle_core::$Storage {
+            fn of(input: Input<'a>) -> Result<&'a Self> {
+                match input.memory() {
+                    Memory::$Memory(storage) => Ok(storage),
+                    _ => candle_core::bail!("matmul: wants tensors on one device"),
+                }
+            }
+        }
+    };
+}
+of!(CpuStorage, Cpu);
+of!(CudaStorage, Cuda);
+of!(MetalStorage, Metal);
+
+/// The elements of an input, in order.
+pub(super) fn copy(x: Input<'_>) -> Result<Storage> {
+    Ok(on_storage!(x.memory(), storage => in_order(storage, x.layout())?))
+}
+
+fn in_order<S: Memories>(x: &S, layout: &Layout) -> Result<S> {
+    // SAFETY: every element is written before one is read.
+    let mut y = unsafe { x.device().alloc_uninit(layout.shape(), x.dtype())? };
+    x.copy_strided_src(&mut y, 0, layout)?;
+    Ok(y)
+}
+
+/// Matrices as candle's products take them, each dense or the transpose of a dense one: as they lie, or a copy.
+fn operand<S: Memories>(x: &View<'_>, storage: &S) -> Result<(Option<S>, Layout)> {
+    let dense = if x.transposed { x.rows } else { x.cols };
+    let strides = if x.transposed { [x.batch_stride, 1, x.stride] } else { [x.batch_stride, x.stride, 1] };
+    let layout = Layout::new((x.batch, x.rows, x.cols).into(), strides.to_vec(), x.input.start_offset());
+    match x.stride == dense {
+        true => Ok((None, layout)),
+        false => Ok((Some(in_order(storage, &layout)?), Layout::contiguous(layout.shape()))),
+    }
+}
+
+pub(super) fn product(product: &Product<'_>) -> Result<Buffer> {
+    fn run<'a, S: Memories + Of<'a> + 'a>(a: &S, product: &Product<'a>) -> Result<S> {
+        let [batch, m, n, k] = product.sizes();
+        let b = S::of(product.b.input)?;
+        let ((a_copy, a_layout), (b_copy, b_layout)) = (operand(&product.a, a)?, operand(&product.b, b)?);
+        let (a, b) = (a_copy.as_ref().unwrap_or(a), b_copy.as_ref().unwrap_or(b));
+        let mut y = a.matmul(b, (batch, m, n, k), &a_layout, &b_layout)?;
+        let whole = Layout::contiguous((batch, m, n));
+        if product.alpha != 1.0 {
+            y = y.affine(&whole, product.alpha as f64, 0.0)?;
+        }
+        let Some((beta, c)) = product.c else { return Ok(y) };
+        let (c, at) = (S::of(c)?, Layout::contiguous_with_offset((batch, m, n), c.start_offset()));
+        match beta == 1.0 {
+            true => y.binary_impl::<Add>(c, &whole, &at),
+            false => y.binary_impl::<Add>(&c.affine(&at, beta as f64, 0.0)?, &whole, &whole),
+        }
+    }
+    let [batch, m, n, _] = product.sizes();
+    let storage = on_storage!(product.a.input.memory(), a => run(a, product)?);
+    Ok(Buffer::from_parts(storage, (batch, m, n), product.dtype()))
+}
+
+/// A product of no terms, which is `beta c`.
+pub(super) fn without_terms(product: &Product<'_>) -> Result<Buffer> {
+    fn run<'a, S: Memories + Of<'a> + 'a>(a: &S, product: &Product<'a>) -> Result<S> {
+        let [batch, m, n, _] = product.sizes();
+        let shape = Shape::from((batch, m, n));
+        match product.c {
+            Some((beta, c)) if shape.elem_count() > 0 => {
+                let at = Layout::contiguous_with_offset(shape, c.start_offset());
+                S::of(c)?.affine(&at, beta as f64, 0.0)
+            }
+            _ => a.device().zeros_impl(&shape, a.dtype()),
+        }
+    }
+    let [batch, m, n, _] = product.sizes();
+    let storage = on_storage!(product.a.input.memory(), a => run(a, product)?);
+    Ok(Buffer::from_parts(storage, (batch, m, n), product.dtype()))
+}

@@ -1,0 +1,125 @@
+//! Which backend computes a product.
+
+use super::site::{Site, SiteId};
+use super::store;
+use super::table::{Rule, Shape, Table};
+use super::{Backend, Product};
+use candle_core::{DType, Device, Error, Result};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+/// A backend, and why it is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// What computes the product.
+    pub backend: Backend,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a backend computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// `METAL_CANDLE_MATMUL` or [`with_backend`] names it.
+    Forced,
+    /// It was the fastest at exactly this product.
+    Measured,
+    /// It is the fastest at products of this kind and size.
+    Fitted,
+    /// Nothing was measured on this device: Candle's.
+    Unmeasured,
+}
+
+/// A table, and its rules by dtype.
+struct Known {
+    table: Table,
+    rules: Vec<Rule>,
+}
+
+static TABLES: LazyLock<Mutex<HashMap<SiteId, Option<Arc<Known>>>>> = LazyLock::new(Default::default);
+
+thread_local! {
+    static FORCED: Cell<Option<Backend>> = const { Cell::new(None) };
+}
+
+/// The backend of `METAL_CANDLE_MATMUL`; none for `auto`.
+fn environment() -> Result<Option<Backend>> {
+    static NAMED: LazyLock<std::result::Result<Option<Backend>, String>> =
+        LazyLock::new(|| match std::env::var("METAL_CANDLE_MATMUL").unwrap_or_default().as_str() {
+            "" | "auto" => Ok(None),
+            name => name.parse().map(Some).map_err(|e| format!("METAL_CANDLE_MATMUL: auto or {e}")),
+        });
+    NAMED.clone().map_err(Error::Msg)
+}
+
+/// Runs `f` with every product of this thread on one backend, where it computes on the product's device.
+pub fn with_backend<R>(backend: Backend, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Backend>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FORCED.set(self.0);
+        }
+    }
+    let _restore = Restore(FORCED.replace(Some(backend)));
+    f()
+}
+
+/// The backend of a product on a device, and why.
+///
+/// # Errors
+///
+/// When `METAL_CANDLE_MATMUL` names no backend, or this build does not compute on the device.
+pub fn choice(device: &Device, dtype: DType, shape: &Shape) -> Result<Chosen> {
+    pick(Site::on(device)?, dtype, shape)
+}
+
+pub(super) fn choose(site: Site<'_>, product: &Product<'_>) -> Result<Chosen> {
+    pick(site, product.dtype(), &Shape::of(product))
+}
+
+fn pick(site: Site<'_>, dtype: DType, shape: &Shape) -> Result<Chosen> {
+    let here = Backend::on(site);
+    if let Some(backend) = FORCED.get().or(environment()?) {
+        // What a backend does not compute here is Candle's.
+        let backend = if here.contains(&backend) { backend } else { Backend::Candle };
+        return Ok(Chosen { backend, why: Why::Forced });
+    }
+    let Some(known) = known(site) else {
+        return Ok(Chosen { backend: Backend::Candle, why: Why::Unmeasured });
+    };
+    let chosen = known.table.choose(&known.rules, dtype, shape);
+    Ok(if here.contains(&chosen.backend) { chosen } else { Chosen { backend: Backend::Candle, ..chosen } })
+}
+
+impl Table {
+    /// The choice for a product, by `rules`, which are [`Table::rules`].
+    pub fn choose(&self, rules: &[Rule], dtype: DType, shape: &Shape) -> Chosen {
+        if let Some(entry) = self.entry(dtype, shape) {
+            return Chosen { backend: entry.winner(), why: Why::Measured };
+        }
+        let fits = |rule: &&Rule| {
+            rule.dtype == dtype.as_str() && rule.class == shape.class() && rule.from_flops <= shape.flops()
+        };
+        match rules.iter().rev().find(fits) {
+            Some(rule) => Chosen { backend: rule.backend, why: Why::Fitted },
+            None => Chosen { backend: Backend::Candle, why: Why::Unmeasured },
+        }
+    }
+}
+
+/// The device's table, read once a process.
+fn known(site: Site<'_>) -> Option<Arc<Known>> {
+    let mut tables = TABLES.lock().unwrap_or_else(|e| e.into_inner());
+    let read = || {
+        let table = store::load(&site.key())?;
+        Some(Arc::new(Known { rules: table.rules(), table }))
+    };
+    tables.entry(site.id()).or_insert_with(read).clone()
+}
+
+/// Makes a new table count in this process.
+pub(super) fn forget(site: Site<'_>) {
+    TABLES.lock().unwrap_or_else(|e| e.into_inner()).remove(&site.id());
+}

@@ -1,0 +1,243 @@
+//! What products took on a machine, and where one backend overtakes another.
+
+use super::site::Key;
+use super::{Backend, Product};
+use candle_core::DType;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Of one product: `batch` times `(m, k)` by `(k, n)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shape {
+    /// Products of one call.
+    pub batch: usize,
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Terms of a sum.
+    pub k: usize,
+    /// Whether the first operand is the transpose of what is stored.
+    pub a_transposed: bool,
+    /// Whether the second is, as a weight `(out, in)` is.
+    pub b_transposed: bool,
+}
+
+impl Shape {
+    /// Of contiguous matrices, without transposes.
+    pub fn new(batch: usize, m: usize, n: usize, k: usize) -> Self {
+        Shape { batch, m, n, k, a_transposed: false, b_transposed: false }
+    }
+
+    /// With the second operand the transpose of what is stored.
+    pub fn by_weight(self) -> Self {
+        Shape { b_transposed: true, ..self }
+    }
+
+    pub(crate) fn of(product: &Product<'_>) -> Self {
+        let [batch, m, n, k] = product.sizes();
+        // Of one row or column either is the other.
+        let flipped = |x: &super::View<'_>| x.transposed && x.rows > 1 && x.cols > 1;
+        let (a_transposed, b_transposed) = (flipped(&product.a), flipped(&product.b));
+        Shape { batch, m, n, k, a_transposed, b_transposed }
+    }
+
+    /// Multiplications and additions.
+    pub fn flops(&self) -> f64 {
+        2.0 * self.batch as f64 * self.m as f64 * self.n as f64 * self.k as f64
+    }
+
+    /// What bounds it.
+    pub fn class(&self) -> Class {
+        /// Rows up to which a product is one read of the second operand.
+        const FEW: usize = 4;
+        /// The side of a factor of low rank.
+        const THIN: usize = 64;
+        match self {
+            Shape { m: ..=FEW, .. } => Class::Few,
+            Shape { batch: 2.., .. } => Class::Batched,
+            _ if self.n.min(self.k) <= THIN && self.m.max(self.n).max(self.k) > 2 * THIN => Class::Thin,
+            _ => Class::Wide,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flip = |flipped| if flipped { "ᵀ" } else { "" };
+        let (a, b) = (flip(self.a_transposed), flip(self.b_transposed));
+        let batch = if self.batch > 1 { format!("{} x ", self.batch) } else { String::new() };
+        f.pad(&format!("{batch}{}x{}{a} by {}x{}{b}", self.m, self.k, self.k, self.n))
+    }
+}
+
+/// Products that one bound holds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Up to four rows, as in decoding: one read of the second operand.
+    Few,
+    /// A factor of low rank, as LoRA's: `n` or `k` up to 64.
+    Thin,
+    /// Several matrices, as attention's.
+    Batched,
+    /// The rest: as fast as the arithmetic.
+    Wide,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Class::Few => "few rows",
+            Class::Thin => "low rank",
+            Class::Batched => "batched",
+            Class::Wide => "wide",
+        })
+    }
+}
+
+/// Microseconds of one product, each measured to a synchronisation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The median.
+    pub median_us: f64,
+    /// A fifth is faster.
+    pub p20_us: f64,
+    /// A fifth is slower.
+    pub p80_us: f64,
+}
+
+/// What one product took on each backend, interleaved in one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// `f32`, `f16` or `bf16`.
+    pub dtype: String,
+    /// Of what.
+    pub shape: Shape,
+    /// By backend.
+    pub times: BTreeMap<Backend, Timing>,
+}
+
+impl Entry {
+    /// The backend that is chosen: the fastest, but candle's where that is within the noise of measuring.
+    pub fn winner(&self) -> Backend {
+        fastest(self.times.iter().map(|(backend, time)| (*backend, time.median_us)))
+    }
+}
+
+/// What candle's product may take more than the fastest and still be chosen.
+const TIE: f64 = 1.02;
+
+fn fastest(times: impl Iterator<Item = (Backend, f64)> + Clone) -> Backend {
+    let best = times.clone().min_by(|a, b| a.1.total_cmp(&b.1));
+    let Some((backend, time)) = best else { return Backend::Candle };
+    match times.into_iter().any(|(b, t)| b == Backend::Candle && t <= TIE * time) {
+        true => Backend::Candle,
+        false => backend,
+    }
+}
+
+/// From how many operations on a backend is chosen for a dtype and class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// `f32`, `f16` or `bf16`.
+    pub dtype: String,
+    /// Of which products.
+    pub class: Class,
+    /// Multiplications and additions from which on it holds.
+    pub from_flops: f64,
+    /// What is chosen.
+    pub backend: Backend,
+}
+
+/// What was measured on a device, and the crossovers that follow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// The format: 1.
+    pub schema: u32,
+    /// What it holds for.
+    pub key: Key,
+    /// The day of the latest measurement.
+    pub date: String,
+    /// By dtype and shape.
+    pub entries: Vec<Entry>,
+}
+
+impl Table {
+    /// The format's number.
+    pub const SCHEMA: u32 = 1;
+
+    /// Of entries; a later one of the same dtype and shape counts.
+    pub fn new(key: Key, date: String, entries: impl IntoIterator<Item = Entry>) -> Self {
+        let by_shape: BTreeMap<_, _> =
+            entries.into_iter().map(|entry| ((entry.dtype.clone(), entry.shape), entry)).collect();
+        Table { schema: Self::SCHEMA, key, date, entries: by_shape.into_values().collect() }
+    }
+
+    /// What was measured of exactly this product.
+    pub fn entry(&self, dtype: DType, shape: &Shape) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.dtype == dtype.as_str() && entry.shape == *shape)
+    }
+
+    /// The crossovers, in order: those of a dtype and class by operations.
+    pub fn rules(&self) -> Vec<Rule> {
+        let mut curves: BTreeMap<(&str, Class), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
+        for entry in &self.entries {
+            let (at, key) = (entry.shape.flops() as u64, (entry.dtype.as_str(), entry.shape.class()));
+            curves.entry(key).or_default().entry(at).or_default().push(entry);
+        }
+        let mut rules: Vec<Rule> = Vec::new();
+        for ((dtype, class), points) in curves {
+            let points: Vec<_> = points.iter().map(|(at, entries)| Point::of(*at as f64, entries)).collect();
+            let mut push = |from_flops: f64, backend| {
+                let same =
+                    |last: &&Rule| last.dtype == dtype && last.class == class && last.backend == backend;
+                if rules.last().filter(same).is_none() {
+                    rules.push(Rule { dtype: dtype.into(), class, from_flops, backend });
+                }
+            };
+            for (i, point) in points.iter().enumerate() {
+                let from = if i == 0 { 0.0 } else { points[i - 1].crossover(point) };
+                push(from, point.winner());
+            }
+        }
+        rules
+    }
+}
+
+/// What a number of operations took: of several shapes of as many, the geometric mean for each backend.
+struct Point {
+    flops: f64,
+    times: BTreeMap<Backend, f64>,
+}
+
+impl Point {
+    fn of(flops: f64, entries: &[&Entry]) -> Self {
+        let mut logs: BTreeMap<Backend, (f64, usize)> = BTreeMap::new();
+        for (backend, time) in entries.iter().flat_map(|entry| &entry.times) {
+            let (sum, count) = logs.entry(*backend).or_default();
+            *sum += time.median_us.max(1e-3).ln();
+            *count += 1;
+        }
+        // One that was not measured for all of them cannot be compared.
+        let times = logs.into_iter().filter(|(_, (_, count))| *count == entries.len());
+        Point { flops, times: times.map(|(b, (sum, count))| (b, (sum / count as f64).exp())).collect() }
+    }
+
+    fn winner(&self) -> Backend {
+        fastest(self.times.iter().map(|(backend, time)| (*backend, *time)))
+    }
+
+    /// Where, between this point and a larger one, the winner of that one overtakes the winner of this one: times are
+    /// straight lines in logarithms of both.
+    fn crossover(&self, next: &Point) -> f64 {
+        let (here, there) = (self.winner(), next.winner());
+        let lead = |point: &Point| Some((point.times.get(&there)? / point.times.get(&here)?).ln());
+        let at = match (lead(self), lead(next)) {
+            (Some(before), Some(after)) if before > 0.0 && after < 0.0 => before / (before - after),
+            _ => 0.5,
+        };
+        (self.flops.ln() + at * (next.flops.ln() - self.flops.ln())).exp()
+    }
+}
