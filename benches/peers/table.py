@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Renders docs/benchmarks.md, and with --readme the README's tables, from benches/results: the newest file of a CPU and
-the newest of a GPU."""
+"""Renders docs/benchmarks.md, the tables of docs/matmul.md, and with --readme the README's tables, from benches/results: the
+newest file of a CPU, the newest of a GPU, and the newest of products of each device."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import tomllib
 
 import cases
 import gpu_table
+import matmul_table
 from drive import ROOT
 from markdown import digits, factor, table
 from run import row_name
@@ -233,6 +234,7 @@ def readme_table(results):
 def newest(of_gpu):
     """The newest file of results of a GPU, or of a CPU, by its name."""
     files = (ROOT / "benches" / "results").glob("*.jsonl")
+    files = [path for path in files if not path.name.endswith("-matmul.jsonl")]
     return max((path for path in files if gpu_table.Results.is_in(path) == of_gpu), default=None)
 
 
@@ -247,6 +249,7 @@ def main():
     results = Results(path)
     args.out.parent.mkdir(exist_ok=True)
     on_gpu = gpu_table.section(gpu, all_notes()) if gpu else ""
+    matmul_table.write()
     args.out.write_text(page(results, path) + (f"\n{on_gpu}" if on_gpu else ""))
     if args.readme:
         readme = ROOT / "README.md"

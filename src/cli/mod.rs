@@ -1,5 +1,6 @@
 //! The command line: one verb, one file.
 
+mod bench;
 mod cache_prompt;
 mod chat;
 mod compute;
@@ -46,6 +47,7 @@ enum Verb {
     Fuse(fuse::Args),
     Convert(convert::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Completions(shell::Completions),
     Man(shell::Man),
     Chat(Box<chat::Args>),
@@ -110,6 +112,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     interrupt::install(match cli.verb {
         Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
         Verb::Fuse(_) | Verb::Convert(_) => Some("stopping; once more to stop at once"),
+        Verb::Bench(_) => Some("stopping after this product; once more to stop at once"),
         Verb::Chat(_) => Some("stopping; once more ends the chat"),
         _ => None,
     })?;
@@ -123,6 +126,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Fuse(args) => fuse::run(args),
             Verb::Convert(args) => convert::run(args),
             Verb::Doctor(args) => doctor::run(&args),
+            Verb::Bench(args) => bench::run(&args),
             Verb::Completions(args) => shell::completions(&args),
             Verb::Man(args) => shell::man(&args),
             Verb::Chat(args) => chat::run(*args),

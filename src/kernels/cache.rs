@@ -3,18 +3,10 @@
 //! A file holds the whole key it was made for (source, options, architecture, driver) and a checksum: a file that is
 //! torn or of another key is compiled again, and a directory that cannot be written costs time only.
 
+use super::directory::directory;
 use std::path::PathBuf;
-use std::{env, fs, process};
+use std::{fs, process};
 
-/// `METAL_CANDLE_CACHE`, else `metal-candle` in the user's cache directory.
-pub(crate) fn directory() -> Option<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("METAL_CANDLE_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("metal-candle")))
-        .or_else(|| Some(set("HOME")?.join(".cache/metal-candle")))
-}
-
-#[cfg(any(feature = "cuda", feature = "host", test))]
 fn path(key: &str, extension: &str) -> Option<PathBuf> {
     // FNV-1a: the name need only differ, the file holds the key.
     let hash =
@@ -23,7 +15,6 @@ fn path(key: &str, extension: &str) -> Option<PathBuf> {
 }
 
 /// What was compiled for `key`.
-#[cfg(any(feature = "cuda", feature = "host", test))]
 pub(super) fn get(key: &str, extension: &str) -> Option<Vec<u8>> {
     let file = fs::read(path(key, extension)?).ok()?;
     let rest = file.strip_prefix(&(key.len() as u64).to_le_bytes())?.strip_prefix(key.as_bytes())?;
@@ -32,7 +23,6 @@ pub(super) fn get(key: &str, extension: &str) -> Option<Vec<u8>> {
 }
 
 /// Keeps what was compiled for `key`.
-#[cfg(any(feature = "cuda", feature = "host", test))]
 pub(super) fn put(key: &str, extension: &str, code: &[u8]) {
     let Some(path) = path(key, extension) else { return };
     let mut file = (key.len() as u64).to_le_bytes().to_vec();

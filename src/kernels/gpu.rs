@@ -200,6 +200,7 @@ impl<'a> Operand<'a> {
 }
 
 /// `alpha a b`, `depth` deep, beside another product.
+#[cfg_attr(not(feature = "metal"), allow(dead_code, reason = "Metal multiplies so"))]
 pub(crate) struct Beside<'a> {
     pub alpha: f32,
     pub a: Operand<'a>,

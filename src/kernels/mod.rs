@@ -2,10 +2,12 @@
 //! row helpers and matrix products. Nothing here knows an op.
 
 pub(crate) mod add;
-pub(crate) mod cache;
+#[cfg(any(feature = "cuda", feature = "host"))]
+mod cache;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub(crate) mod directory;
 pub(crate) mod element;
 pub(crate) mod gemm;
 // Without a GPU there is none to match, and with the host's alone nobody asks for fast math.

@@ -45,7 +45,7 @@ impl FromStr for Backend {
         let found = NAMES.iter().find(|(_, known)| *known == name);
         found
             .map(|(backend, _)| *backend)
-            .ok_or_else(|| format!("wants candle, packed, cublaslt or mps, got {name:?}"))
+            .ok_or_else(|| format!("wants auto, candle, packed, cublaslt or mps, got {name:?}"))
     }
 }
 
@@ -62,6 +62,14 @@ impl Backend {
         }
     }
 
+    /// Which computes what was not measured.
+    pub(super) fn default(site: Site<'_>, dtype: DType) -> Backend {
+        match (site, dtype) {
+            (Site::Cpu, DType::BF16) => Backend::Packed,
+            _ => Backend::Candle,
+        }
+    }
+
     /// Computes a product into memory of its own, contiguous, `(batch, m, n)`.
     pub(super) fn product(self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
         let [batch, m, n, k] = product.sizes();
@@ -75,10 +83,5 @@ impl Backend {
             (Backend::CublasLt, Site::Cuda(device)) => super::cublaslt::product(device, product),
             (backend, _) => bail!("matmul: {backend} does not compute on this device"),
         }
-    }
-
-    /// Whether it takes elements of a dtype as they are.
-    pub(crate) fn is_native(self, dtype: DType) -> bool {
-        !(self == Backend::Mps && dtype == DType::BF16)
     }
 }

@@ -1,11 +1,13 @@
 //! Candle's products: the `gemm` crate on a CPU, cuBLAS on CUDA, MLX's kernels on Metal.
+//!
+//! On a CPU candle has none of bf16: operands are widened to f32, as its users do.
 
 use super::{Product, View};
 use crate::kernels::gpu::Buffer;
 use crate::kernels::{Input, Memory};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::op::Add;
-use candle_core::{Layout, Result, Shape, Storage};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, bail};
 
 /// Calls `$f` with what an input's memory is, and makes a [`Storage`] of its result.
 macro_rules! on_storage {
@@ -57,11 +59,12 @@ fn in_order<S: Memories>(x: &S, layout: &Layout) -> Result<S> {
 }
 
 /// Matrices as candle's products take them, each dense or the transpose of a dense one: as they lie, or a copy.
-fn operand<S: Memories>(x: &View<'_>, storage: &S) -> Result<(Option<S>, Layout)> {
+fn operand<S: Memories>(x: &View<'_>, storage: &S, in_rows: bool) -> Result<(Option<S>, Layout)> {
     let dense = if x.transposed { x.rows } else { x.cols };
+    let fits = x.stride == dense && !(in_rows && x.transposed);
     let strides = if x.transposed { [x.batch_stride, 1, x.stride] } else { [x.batch_stride, x.stride, 1] };
     let layout = Layout::new((x.batch, x.rows, x.cols).into(), strides.to_vec(), x.input.start_offset());
-    match x.stride == dense {
+    match fits {
         true => Ok((None, layout)),
         false => Ok((Some(in_order(storage, &layout)?), Layout::contiguous(layout.shape()))),
     }
@@ -71,7 +74,9 @@ pub(super) fn product(product: &Product<'_>) -> Result<Buffer> {
     fn run<'a, S: Memories + Of<'a> + 'a>(a: &S, product: &Product<'a>) -> Result<S> {
         let [batch, m, n, k] = product.sizes();
         let b = S::of(product.b.input)?;
-        let ((a_copy, a_layout), (b_copy, b_layout)) = (operand(&product.a, a)?, operand(&product.b, b)?);
+        // On a CPU candle takes one `b` for all as a product of all rows of `a`, also where `a` is not in rows.
+        let (a_copy, a_layout) = operand(&product.a, a, batch > 1 && product.b.batch_stride == 0)?;
+        let (b_copy, b_layout) = operand(&product.b, b, false)?;
         let (a, b) = (a_copy.as_ref().unwrap_or(a), b_copy.as_ref().unwrap_or(b));
         let mut y = a.matmul(b, (batch, m, n, k), &a_layout, &b_layout)?;
         let whole = Layout::contiguous((batch, m, n));
@@ -86,8 +91,32 @@ pub(super) fn product(product: &Product<'_>) -> Result<Buffer> {
         }
     }
     let [batch, m, n, _] = product.sizes();
-    let storage = on_storage!(product.a.input.memory(), a => run(a, product)?);
+    let storage = match product.a.input.memory() {
+        Memory::Cpu(_) if product.dtype() == DType::BF16 => Storage::Cpu(through_f32(product)?),
+        memory => on_storage!(memory, a => run(a, product)?),
+    };
     Ok(Buffer::from_parts(storage, (batch, m, n), product.dtype()))
+}
+
+/// A product of bf16 on a CPU.
+fn through_f32(product: &Product<'_>) -> Result<CpuStorage> {
+    let wide = |x: Input<'_>| Result::Ok((CpuStorage::of(x)?.to_dtype(x.layout(), DType::F32)?, x.shape()));
+    let [(a, a_shape), (b, b_shape)] = [wide(product.a.input)?, wide(product.b.input)?];
+    let c = product.c.map(|(beta, c)| Result::Ok((beta, wide(c)?))).transpose()?;
+    // Casts put elements in order: views of what they make.
+    let (a, b) = (Storage::Cpu(a), Storage::Cpu(b));
+    let [a_layout, b_layout] = [a_shape, b_shape].map(Layout::contiguous);
+    let c = c.map(|(beta, (c, shape))| (beta, Storage::Cpu(c), Layout::contiguous(shape)));
+    let view = |storage, layout| View::of(Input::new("matmul", storage, layout));
+    let (Some(a), Some(b)) = (view(&a, &a_layout), view(&b, &b_layout)) else {
+        bail!("matmul: wants matrices")
+    };
+    let c = c.as_ref().map(|(beta, c, layout)| (*beta, Input::new("matmul", c, layout)));
+    let (y, shape) = self::product(&Product::new(product.alpha, a, b, c)?)?.into_parts();
+    match y {
+        Storage::Cpu(y) => y.to_dtype(&Layout::contiguous(shape), DType::BF16),
+        _ => bail!("matmul: wants memory of the CPU"),
+    }
 }
 
 /// A product of no terms, which is `beta c`.

@@ -28,7 +28,7 @@ pub enum Why {
     Measured,
     /// It is the fastest at products of this kind and size.
     Fitted,
-    /// Nothing was measured on this device: Candle's.
+    /// Nothing like it was measured on this device: Candle's, which has no bf16 on a CPU, where it is this crate's.
     Unmeasured,
 }
 
@@ -49,7 +49,7 @@ fn environment() -> Result<Option<Backend>> {
     static NAMED: LazyLock<std::result::Result<Option<Backend>, String>> =
         LazyLock::new(|| match std::env::var("METAL_CANDLE_MATMUL").unwrap_or_default().as_str() {
             "" | "auto" => Ok(None),
-            name => name.parse().map(Some).map_err(|e| format!("METAL_CANDLE_MATMUL: auto or {e}")),
+            name => name.parse().map(Some).map_err(|e| format!("METAL_CANDLE_MATMUL: {e}")),
         });
     NAMED.clone().map_err(Error::Msg)
 }
@@ -72,25 +72,31 @@ pub fn with_backend<R>(backend: Backend, f: impl FnOnce() -> R) -> R {
 ///
 /// When `METAL_CANDLE_MATMUL` names no backend, or this build does not compute on the device.
 pub fn choice(device: &Device, dtype: DType, shape: &Shape) -> Result<Chosen> {
-    pick(Site::on(device)?, dtype, shape)
+    pick(Site::on(device)?, forced(), dtype, shape)
 }
 
-pub(super) fn choose(site: Site<'_>, product: &Product<'_>) -> Result<Chosen> {
-    pick(site, product.dtype(), &Shape::of(product))
+/// The backend of [`with_backend`] on this thread.
+pub(super) fn forced() -> Option<Backend> {
+    FORCED.get()
 }
 
-fn pick(site: Site<'_>, dtype: DType, shape: &Shape) -> Result<Chosen> {
+pub(super) fn choose(site: Site<'_>, forced: Option<Backend>, product: &Product<'_>) -> Result<Chosen> {
+    pick(site, forced, product.dtype(), &Shape::of(product))
+}
+
+fn pick(site: Site<'_>, forced: Option<Backend>, dtype: DType, shape: &Shape) -> Result<Chosen> {
     let here = Backend::on(site);
-    if let Some(backend) = FORCED.get().or(environment()?) {
+    let named = environment()?;
+    if let Some(backend) = forced.or(named) {
         // What a backend does not compute here is Candle's.
         let backend = if here.contains(&backend) { backend } else { Backend::Candle };
         return Ok(Chosen { backend, why: Why::Forced });
     }
-    let Some(known) = known(site) else {
-        return Ok(Chosen { backend: Backend::Candle, why: Why::Unmeasured });
-    };
-    let chosen = known.table.choose(&known.rules, dtype, shape);
-    Ok(if here.contains(&chosen.backend) { chosen } else { Chosen { backend: Backend::Candle, ..chosen } })
+    let chosen = known(site).map(|known| known.table.choose(&known.rules, dtype, shape));
+    Ok(match chosen {
+        Some(chosen) if chosen.why != Why::Unmeasured && here.contains(&chosen.backend) => chosen,
+        _ => Chosen { backend: Backend::default(site, dtype), why: Why::Unmeasured },
+    })
 }
 
 impl Table {

@@ -91,16 +91,24 @@ impl Timing {
     }
 }
 
+/// What was measured on a device today.
+///
+/// # Errors
+///
+/// When the device is not of this build.
+pub fn table(device: &Device, entries: Vec<Entry>) -> candle_core::Result<Table> {
+    let date = chrono::Local::now().format("%Y-%m-%d").to_string();
+    Ok(Table::new(Site::on(device)?.key(), date, entries))
+}
+
 /// Keeps what was measured on a device, beside what was before, and lets it count in this process: the file it is in.
 ///
 /// # Errors
 ///
 /// When the cache directory cannot be written, or the device is not of this build.
-pub fn keep(device: &Device, entries: Vec<Entry>) -> Result<PathBuf> {
-    let site = Site::on(device)?;
-    let date = chrono::Local::now().format("%Y-%m-%d").to_string();
-    let path = store::save(&Table::new(site.key(), date, entries))?;
-    choose::forget(site);
+pub fn keep(device: &Device, table: &Table) -> Result<PathBuf> {
+    let path = store::save(table)?;
+    choose::forget(Site::on(device)?);
     Ok(path)
 }
 

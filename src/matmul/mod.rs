@@ -16,6 +16,8 @@ mod packed;
 mod site;
 mod store;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use backend::Backend;
@@ -31,13 +33,13 @@ use crate::kernels::{FusedOp, Input};
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// `a b`: `a` `(.., m, k)`, `b` `(.., k, n)` with the same leading dimensions, or `(k, n)` for all of them; the result is
-/// `(.., m, n)`. f32, f16 or bf16; sums are f32.
+/// `(.., m, n)`. f32, f16 or bf16; sums are f32, but for Candle's of f16 on a CPU.
 ///
 /// # Errors
 ///
 /// When the shapes or dtypes do not fit, or `METAL_CANDLE_MATMUL` names no backend.
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    shaped(a, b, |a, b| apply2_strided(MatMul { alpha: 1.0 }, a, b))
+    shaped(a, b, |a, b| apply2_strided(MatMul { alpha: 1.0, forced: choose::forced() }, a, b))
 }
 
 /// `beta c + alpha a b`, as PyTorch's function of this name: shapes as in [`matmul`], `c` as the result.
@@ -52,7 +54,12 @@ pub fn addmm(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32, alpha: f32) -> Resul
         if c.elem_count() != dims.iter().product::<usize>() {
             bail!("addmm: wants c as large as a b, {dims:?}, got {:?}", c.dims())
         }
-        apply3_strided(AddMm { alpha, beta }, a, b, &reshaped(&contiguous(c)?, &dims)?)
+        apply3_strided(
+            AddMm { alpha, beta, forced: choose::forced() },
+            a,
+            b,
+            &reshaped(&contiguous(c)?, &dims)?,
+        )
     })
 }
 
@@ -103,11 +110,17 @@ fn dims_of(a: Input<'_>, b: Input<'_>) -> Vec<usize> {
 }
 
 /// `alpha a b + beta c` by the backend that the site's table chooses.
-fn run(site: Site<'_>, alpha: f32, [a, b]: [Input<'_>; 2], c: Option<(f32, Input<'_>)>) -> Result<Buffer> {
+fn run(
+    site: Site<'_>,
+    forced: Option<Backend>,
+    alpha: f32,
+    [a, b]: [Input<'_>; 2],
+    c: Option<(f32, Input<'_>)>,
+) -> Result<Buffer> {
     let copies = [copied(a)?, copied(b)?];
     let [a_view, b_view] = [view(a, &copies[0])?, view(b, &copies[1])?];
     let product = Product::new(alpha, a_view, b_view, c)?;
-    let chosen = choose::choose(site, &product)?;
+    let chosen = choose::choose(site, forced, &product)?;
     let y = chosen.backend.product(site, &product)?;
     Ok(y.reshape(dims_of(a, b)))
 }
@@ -139,6 +152,8 @@ fn on_cpu(y: Buffer) -> Result<(CpuStorage, candle_core::Shape)> {
 /// `alpha a b`.
 struct MatMul {
     alpha: f32,
+    /// By [`with_backend`]: the product may run on another thread.
+    forced: Option<Backend>,
 }
 
 impl FusedOp<2> for MatMul {
@@ -146,11 +161,11 @@ impl FusedOp<2> for MatMul {
     const IN_POOL: bool = true;
 
     fn cpu(&self, inputs: [Input<'_>; 2]) -> Result<(CpuStorage, candle_core::Shape)> {
-        on_cpu(run(Site::Cpu, self.alpha, inputs, None)?)
+        on_cpu(run(Site::Cpu, self.forced, self.alpha, inputs, None)?)
     }
 
     fn gpu(&self, gpu: Gpu<'_>, inputs: [Input<'_>; 2]) -> Result<Buffer> {
-        run(Site::of(gpu), self.alpha, inputs, None)
+        run(Site::of(gpu), self.forced, self.alpha, inputs, None)
     }
 
     fn grad(
@@ -160,7 +175,7 @@ impl FusedOp<2> for MatMul {
         g: &Tensor,
         needs: [bool; 2],
     ) -> Result<[Option<Tensor>; 2]> {
-        grads(self.alpha, a, b, g, needs)
+        grads(MatMul { alpha: self.alpha, forced: self.forced }, a, b, g, needs)
     }
 }
 
@@ -168,6 +183,7 @@ impl FusedOp<2> for MatMul {
 struct AddMm {
     alpha: f32,
     beta: f32,
+    forced: Option<Backend>,
 }
 
 impl FusedOp<3> for AddMm {
@@ -175,11 +191,11 @@ impl FusedOp<3> for AddMm {
     const IN_POOL: bool = true;
 
     fn cpu(&self, [a, b, c]: [Input<'_>; 3]) -> Result<(CpuStorage, candle_core::Shape)> {
-        on_cpu(run(Site::Cpu, self.alpha, [a, b], Some((self.beta, c)))?)
+        on_cpu(run(Site::Cpu, self.forced, self.alpha, [a, b], Some((self.beta, c)))?)
     }
 
     fn gpu(&self, gpu: Gpu<'_>, [a, b, c]: [Input<'_>; 3]) -> Result<Buffer> {
-        run(Site::of(gpu), self.alpha, [a, b], Some((self.beta, c)))
+        run(Site::of(gpu), self.forced, self.alpha, [a, b], Some((self.beta, c)))
     }
 
     fn grad(
@@ -189,18 +205,16 @@ impl FusedOp<3> for AddMm {
         g: &Tensor,
         needs: [bool; 3],
     ) -> Result<[Option<Tensor>; 3]> {
-        let [da, db] = grads(self.alpha, a, b, g, [needs[0], needs[1]])?;
+        let of = MatMul { alpha: self.alpha, forced: self.forced };
+        let [da, db] = grads(of, a, b, g, [needs[0], needs[1]])?;
         let dc = needs[2].then(|| g.affine(self.beta as f64, 0.0)).transpose()?;
         Ok([da, db, dc])
     }
 }
 
 /// `da = alpha g bᵀ`, `db = alpha aᵀ g`.
-fn grads(alpha: f32, a: &Tensor, b: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
-    let times = |x: &Tensor, y: &Tensor| {
-        let (x, y) = (x.detach(), y.detach());
-        apply2_strided(MatMul { alpha }, &x, &y)
-    };
+fn grads(of: MatMul, a: &Tensor, b: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+    let times = |x: &Tensor, y: &Tensor| apply2_strided(MatMul { ..of }, &x.detach(), &y.detach());
     let transposed = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
     let da = needs[0].then(|| times(g, &transposed(b)?)).transpose()?;
     let db = needs[1].then(|| times(&transposed(a)?, g)).transpose()?;

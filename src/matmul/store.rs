@@ -10,29 +10,27 @@ use std::path::{Path, PathBuf};
 
 /// Where the table of a key is.
 pub(super) fn path(key: &Key) -> Option<PathBuf> {
-    Some(crate::kernels::cache::directory()?.join(format!("matmul-{}.json", key.kind)))
+    Some(crate::kernels::directory::directory()?.join(format!("matmul-{}.json", key.kind)))
 }
 
 /// The table of a key; none if there is none. A file that is no table, or another machine's, is named and left alone.
 pub(super) fn load(key: &Key) -> Option<Table> {
     let path = path(key)?;
-    match read(&path) {
-        Ok(Some(table)) if table.key == *key => Some(table),
-        Ok(Some(table)) => {
-            let what = differs(&table.key, key);
-            notice(&path, &format!("was measured with {what}: not used"));
-            None
-        }
-        Ok(None) => None,
-        Err(error) => {
-            notice(&path, &format!("is no table: {error}"));
-            None
-        }
+    let (table, notice) = load_from(&path, key);
+    if let Some(notice) = notice {
+        eprintln!("note: {} {notice}; `metal-candle bench matmul` measures anew", path.display());
     }
+    table
 }
 
-fn notice(path: &Path, what: &str) {
-    eprintln!("{} {what}; `metal-candle bench matmul` measures anew", path.display());
+/// The table of a file, or what is to be told of it.
+pub(super) fn load_from(path: &Path, key: &Key) -> (Option<Table>, Option<String>) {
+    match read(path) {
+        Ok(Some(table)) if table.key == *key => (Some(table), None),
+        Ok(Some(table)) => (None, Some(format!("was measured with {}", differs(&table.key, key)))),
+        Ok(None) => (None, None),
+        Err(error) => (None, Some(format!("is no table: {error}"))),
+    }
 }
 
 /// What a table's key has that this machine's has not.
@@ -70,7 +68,7 @@ pub(super) fn save(new: &Table) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn save_to(path: &Path, new: &Table) -> Result<()> {
+pub(super) fn save_to(path: &Path, new: &Table) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(Error::io(directory))?;
     // Held until the file has its name: a process that reads before another has written would lose what that wrote.

@@ -1,6 +1,7 @@
 //! The binary itself, in a temporary directory.
 
 mod batch;
+mod bench;
 mod chat;
 mod convert;
 mod device;

@@ -8,6 +8,7 @@ mod fuzz;
 mod hub;
 mod interchange;
 mod layers;
+mod matmul;
 mod memory;
 mod models;
 mod ops;

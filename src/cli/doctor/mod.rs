@@ -48,6 +48,8 @@ struct Report {
     devices: Vec<Device>,
     machine: Machine,
     speed: Option<Speed>,
+    /// What computes products, and why.
+    products: Vec<String>,
     cache: Cache,
     model: Option<ModelFacts>,
     findings: Vec<Finding>,
@@ -120,6 +122,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         devices,
         machine,
         speed,
+        products: super::bench::matmul::known(&device),
         cache,
         model,
         findings,
@@ -266,6 +269,9 @@ fn print(report: &Report) {
         row("f32 product", &format!("{:.0} GFLOP/s", speed.f32_gflops));
         row("bf16 product", &format!("{:.0} GFLOP/s: what training is bound by", speed.bf16_gflops));
     }
+
+    head("Matrix products");
+    report.products.iter().for_each(|line| lines.say(format!("  {}", wrapped(line, 4))));
 
     head("Model cache");
     match &report.cache.path {

@@ -1,0 +1,12 @@
+//! Where compiled kernels and measurements are kept.
+
+use std::env;
+use std::path::PathBuf;
+
+/// `METAL_CANDLE_CACHE`, else `metal-candle` in the user's cache directory.
+pub(crate) fn directory() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("METAL_CANDLE_CACHE")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("metal-candle")))
+        .or_else(|| Some(set("HOME")?.join(".cache/metal-candle")))
+}

@@ -1,0 +1,131 @@
+//! Choices by made-up timings, and tables on disk.
+
+use super::site::Key;
+use super::*;
+use candle_core::DType;
+use std::collections::BTreeMap;
+
+fn key(device: &str) -> Key {
+    Key { kind: "cpu".into(), device: device.into(), system: "linux".into(), versions: "1".into() }
+}
+
+fn entry(dtype: &str, shape: Shape, times: &[(Backend, f64)]) -> Entry {
+    let timing = |us: f64| Timing { median_us: us, p20_us: us, p80_us: us };
+    Entry { dtype: dtype.into(), shape, times: times.iter().map(|(b, us)| (*b, timing(*us))).collect() }
+}
+
+fn square(n: usize) -> Shape {
+    Shape::new(1, n, n, n)
+}
+
+/// MPS pays a wait of 100 µs and is twice as fast per operation: it overtakes where candle's product takes 200 µs.
+fn hybrid() -> Table {
+    let entries = [128, 256, 512, 1024, 2048].map(|n| {
+        let work = square(n).flops() / 1e6;
+        entry("f32", square(n), &[(Backend::Candle, work), (Backend::Mps, 100.0 + work / 2.0)])
+    });
+    Table::new(key("a"), "2026-01-01".into(), entries)
+}
+
+#[test]
+fn the_faster_backend_is_chosen_on_each_side_of_a_crossover() {
+    let table = hybrid();
+    let rules = table.rules();
+    let of = |shape: Shape| table.choose(&rules, DType::F32, &shape);
+    // 2 n³ = 200e6 at n = 464.
+    for (n, backend) in
+        [(64, Backend::Candle), (440, Backend::Candle), (490, Backend::Mps), (9000, Backend::Mps)]
+    {
+        assert_eq!(of(square(n)), Chosen { backend, why: Why::Fitted }, "{n}");
+    }
+    assert_eq!(of(square(256)), Chosen { backend: Backend::Candle, why: Why::Measured });
+    assert_eq!(of(square(1024)), Chosen { backend: Backend::Mps, why: Why::Measured });
+    assert_eq!(rules.len(), 2);
+    assert!((rules[1].from_flops / 200e6 - 1.0).abs() < 0.1, "{rules:?}");
+    // What was not measured is Candle's: another dtype, decoding, heads.
+    let unmeasured = Chosen { backend: Backend::Candle, why: Why::Unmeasured };
+    assert_eq!(table.choose(&rules, DType::F16, &square(2048)), unmeasured);
+    for shape in [Shape::new(1, 1, 4096, 4096), Shape::new(32, 512, 512, 64), Shape::new(1, 4096, 16, 4096)] {
+        assert_eq!(of(shape), unmeasured, "{shape}");
+    }
+}
+
+#[test]
+fn a_measured_product_is_chosen_as_measured_whatever_its_neighbours_are() {
+    // A backend that loses at one shape of a size, and wins at the other shapes of about that size.
+    let shapes =
+        [Shape::new(1, 512, 512, 2048), Shape::new(1, 2048, 512, 512), Shape::new(1, 512, 2048, 512)];
+    let lost = |i| if i == 1 { 20.0 } else { 1.0 };
+    let entries = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| entry("f32", *shape, &[(Backend::Candle, 10.0), (Backend::Packed, lost(i))]));
+    let table = Table::new(key("a"), String::new(), entries);
+    let rules = table.rules();
+    for (i, shape) in shapes.iter().enumerate() {
+        let wanted = if i == 1 { Backend::Candle } else { Backend::Packed };
+        assert_eq!(table.choose(&rules, DType::F32, shape).backend, wanted);
+    }
+    let between = Shape::new(1, 1024, 512, 1024);
+    assert_eq!(table.choose(&rules, DType::F32, &between).backend, Backend::Packed);
+}
+
+#[test]
+fn candle_keeps_what_others_win_by_noise() {
+    let times = [(Backend::Candle, 101.0), (Backend::Packed, 100.0)];
+    assert_eq!(entry("f32", square(64), &times).winner(), Backend::Candle);
+    let times = [(Backend::Candle, 104.0), (Backend::Packed, 100.0)];
+    assert_eq!(entry("f32", square(64), &times).winner(), Backend::Packed);
+}
+
+#[test]
+fn a_table_survives_disk_and_what_is_no_table_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("matmul-cpu.json");
+    let load = |key: &Key| store::load_from(&path, key);
+    assert_eq!(load(&key("a")), (None, None), "no file is no news");
+    store::save_to(&path, &hybrid()).unwrap();
+    assert_eq!(load(&key("a")), (Some(hybrid()), None));
+    // Another machine's.
+    let (table, notice) = load(&key("b"));
+    assert!(table.is_none() && notice.unwrap().contains("was measured with a, and here is b"));
+    // Torn, empty, of another format.
+    let whole = std::fs::read(&path).unwrap();
+    let other = String::from_utf8(whole.clone()).unwrap().replace("\"schema\": 1", "\"schema\": 2");
+    for text in [&whole[..whole.len() / 2], b"", b"[]", other.as_bytes()] {
+        std::fs::write(&path, text).unwrap();
+        let (table, notice) = load(&key("a"));
+        assert!(table.is_none() && notice.unwrap().contains("is no table"));
+    }
+    // Measuring anew replaces it.
+    store::save_to(&path, &hybrid()).unwrap();
+    assert_eq!(load(&key("a")).0, Some(hybrid()));
+}
+
+#[test]
+fn what_several_write_at_once_is_all_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("matmul-cpu.json");
+    std::thread::scope(|scope| {
+        for i in 1..=16 {
+            let path = &path;
+            scope.spawn(move || {
+                let one = entry("f32", square(i), &[(Backend::Candle, i as f64)]);
+                store::save_to(path, &Table::new(key("a"), "2026-01-01".into(), [one])).unwrap();
+            });
+        }
+    });
+    let table = store::load_from(&path, &key("a")).0.unwrap();
+    let sizes: Vec<_> = table.entries.iter().map(|entry| entry.shape.m).collect();
+    assert_eq!(sizes, (1..=16).collect::<Vec<_>>());
+    // A later measurement of the same product counts.
+    let again =
+        Table::new(key("a"), "2026-01-02".into(), [entry("f32", square(3), &[(Backend::Packed, 1.0)])]);
+    store::save_to(&path, &again).unwrap();
+    let table = store::load_from(&path, &key("a")).0.unwrap();
+    assert_eq!(table.entries.len(), 16);
+    assert_eq!(
+        table.entry(DType::F32, &square(3)).unwrap().times,
+        BTreeMap::from([(Backend::Packed, again.entries[0].times[&Backend::Packed])])
+    );
+}

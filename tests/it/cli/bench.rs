@@ -1,0 +1,61 @@
+use super::*;
+
+/// Runs a command whose measurements are kept in this place.
+fn run(place: &Place, line: &str, forced: Option<&str>) -> Ended {
+    let mut command = place.command(&line.split_whitespace().collect::<Vec<_>>());
+    command.env("METAL_CANDLE_CACHE", place.path("cache")).env_remove("METAL_CANDLE_MATMUL");
+    command.envs(forced.map(|name| ("METAL_CANDLE_MATMUL", name)));
+    ended(command.spawn().unwrap())
+}
+
+#[test]
+fn products_are_measured_kept_and_shown() {
+    let place = Place::new();
+    let measure = "bench matmul --device cpu --dtype f32 --seconds 0";
+    let shown = run(&place, "doctor --no-measure", None).ok().stdout;
+    assert!(shown.contains("nothing was measured"), "{shown}");
+
+    let first = format!("{measure} --shape 8x8x8 --shape 2x4x8x8T --results out.jsonl --json");
+    let done = run(&place, &first, None).ok().json();
+    let entries = done["table"]["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    for entry in entries {
+        for backend in ["candle", "packed"] {
+            assert!(entry["times"][backend]["median_us"].as_f64().unwrap() > 0.0, "{entry}");
+        }
+    }
+    let results = std::fs::read_to_string(place.path("out.jsonl")).unwrap();
+    assert_eq!(results.lines().count(), 4);
+    let line: serde_json::Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["op"], &line["method"]), (&"matmul".into(), &"synced".into()));
+
+    let second = run(&place, &format!("{measure} --shape 16x16x16"), None).ok();
+    assert!(
+        second.stdout.contains("16x16 by 16x16") && second.stdout.contains("Kept in"),
+        "{}",
+        second.stdout
+    );
+    let shown = run(&place, "doctor --no-measure", None).ok().stdout;
+    assert!(shown.contains("3 measured on") && shown.contains("wide"), "{shown}");
+    let shown = run(&place, "doctor --no-measure", Some("candle")).ok().stdout;
+    assert!(shown.contains("METAL_CANDLE_MATMUL=candle"), "{shown}");
+
+    run(&place, &format!("{measure} --shape 4x4x4 --no-save"), None).ok();
+    place.write("cache/matmul-cpu.json", "{");
+    let broken = run(&place, "doctor --no-measure", None).ok();
+    assert!(broken.stderr.contains("matmul-cpu.json is no table"), "{}", broken.stderr);
+    assert!(broken.stdout.contains("nothing was measured"), "{}", broken.stdout);
+}
+
+#[test]
+fn a_product_or_a_backend_that_is_none_is_named() {
+    let place = Place::new();
+    for shape in ["0x8x8", "8x8", "8x8x8x8x8", "axbxc", "99999999999x9999999999x2"] {
+        let wrong = run(&place, &format!("bench matmul --shape {shape}"), None);
+        assert_eq!(wrong.status, Some(2), "{shape}: {}", wrong.stderr);
+        assert!(wrong.stderr.contains("wants MxKxN"), "{}", wrong.stderr);
+    }
+    let wrong = run(&place, "bench matmul --device cpu --shape 8x8x8", Some("mkl")).error();
+    assert!(wrong.contains("METAL_CANDLE_MATMUL: wants auto, candle"), "{wrong}");
+    assert_eq!(run(&place, "bench", None).status, Some(2));
+}

@@ -1,0 +1,173 @@
+//! Products on every backend of [`crate::device`], against sums in f64.
+
+use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
+use metal_candle::matmul::{Backend, addmm, matmul, with_backend};
+
+/// Those that compute on a device; what a backend does not compute is Candle's.
+fn backends() -> &'static [Backend] {
+    match crate::device() {
+        Device::Cpu => &[Backend::Candle, Backend::Packed],
+        Device::Cuda(_) => &[Backend::Candle, Backend::CublasLt],
+        Device::Metal(_) => &[Backend::Candle, Backend::Mps],
+    }
+}
+
+/// Values that no two rows share, of magnitude one.
+fn values(dims: &[usize], dtype: DType) -> Result<Tensor> {
+    let data = (0..dims.iter().product()).map(|i: usize| (1.7 * (i % 1021) as f64 + dims.len() as f64).sin());
+    Tensor::from_iter(data, &Device::Cpu)?.reshape(dims)?.to_dtype(dtype)
+}
+
+fn exact(x: &Tensor) -> Result<Tensor> {
+    x.to_device(&Device::Cpu)?.to_dtype(DType::F64)
+}
+
+/// `ours` is within rounding of sums of `terms` products: what f32 sums lose, and the rounding of the result.
+fn assert_close(what: &str, ours: &Tensor, exact: &Tensor, terms: usize) -> Result<()> {
+    assert_near(what, ours, exact, terms, 1.0)
+}
+
+/// [`assert_close`] of a result that is rounded several times.
+fn assert_near(what: &str, ours: &Tensor, exact: &Tensor, terms: usize, roundings: f64) -> Result<()> {
+    assert_eq!(ours.dims(), exact.dims(), "{what}");
+    let unit = match ours.dtype() {
+        DType::F32 => 0.0,
+        DType::F16 => 2f64.powi(-10),
+        _ => 2f64.powi(-7),
+    };
+    let ours: Vec<f64> = self::exact(ours)?.flatten_all()?.to_vec1()?;
+    let exact: Vec<f64> = exact.flatten_all()?.to_vec1()?;
+    for (i, (a, b)) in ours.iter().zip(&exact).enumerate() {
+        let allowed = roundings * unit * b.abs().max(1.0) + 2f64.powi(-22) * terms as f64;
+        assert!((a - b).abs() <= allowed, "{what}: {a} at {i}, not {b}");
+    }
+    Ok(())
+}
+
+/// A tensor as it comes, as the transpose of another, as a part of a wider one, and as every second row of one.
+fn views(dims: &[usize], dtype: DType) -> Result<Vec<(&'static str, Tensor)>> {
+    let device = crate::device();
+    let x = values(dims, dtype)?.to_device(&device)?;
+    let rank = dims.len();
+    let transposed = x.transpose(rank - 2, rank - 1)?.contiguous()?.transpose(rank - 2, rank - 1)?;
+    let zeros = Tensor::zeros_like(&x)?;
+    let part =
+        Tensor::cat(&[&zeros, &x, &zeros], rank - 1)?.narrow(rank - 1, dims[rank - 1], dims[rank - 1])?;
+    let below = Tensor::cat(&[&zeros, &x], rank - 2)?.narrow(rank - 2, dims[rank - 2], dims[rank - 2])?;
+    let apart = Tensor::stack(&[&x, &zeros], rank - 1)?.narrow(rank - 1, 0, 1)?.squeeze(rank - 1)?;
+    let mut views =
+        vec![("whole", x.clone()), ("transposed", transposed), ("columns", part), ("rows", below)];
+    views.push(("apart", apart));
+    if rank == 3 {
+        views.push(("one for all", x.i(0)?.unsqueeze(0)?.broadcast_as(x.shape())?));
+        views.push(("batch between", x.transpose(0, 1)?.contiguous()?.transpose(0, 1)?));
+    }
+    Ok(views)
+}
+
+#[test]
+fn products_of_every_view_and_dtype() -> Result<()> {
+    let sizes = [(1, 1, 1), (1, 33, 31), (3, 5, 65), (31, 33, 17), (64, 64, 64), (5, 130, 4)];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (i, (m, n, k)) in sizes.into_iter().enumerate() {
+            for outer in [&[][..], &[3]] {
+                let (a_dims, b_dims) = ([outer, &[m, k]].concat(), [outer, &[k, n]].concat());
+                let (a_views, b_views) = (views(&a_dims, dtype)?, views(&b_dims, dtype)?);
+                // Each view of one operand beside some view of the other.
+                for j in 0..a_views.len().max(b_views.len()) {
+                    let (a_name, a) = &a_views[j % a_views.len()];
+                    let (b_name, b) = &b_views[(j + i) % b_views.len()];
+                    let wanted = exact(a)?.contiguous()?.matmul(&exact(b)?.contiguous()?)?;
+                    for backend in backends() {
+                        let what = format!("{backend} {dtype:?} {a_name} {a_dims:?} by {b_name} {b_dims:?}");
+                        let y = with_backend(*backend, || matmul(a, b))?;
+                        // Candle's sums of f16 are rounded on their way on a CPU.
+                        let halves = *backend == Backend::Candle && dtype == DType::F16;
+                        assert_near(&what, &y, &wanted, k, if halves { 4.0 } else { 1.0 })?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sum_beside_a_product() -> Result<()> {
+    let device = crate::device();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (dims, k) in [(vec![2, 33, 17], 31), (vec![5, 4], 0), (vec![1, 7], 3), (vec![0, 7], 3)] {
+            let rank = dims.len();
+            let (mut a_dims, mut b_dims) = (dims.clone(), dims.clone());
+            (a_dims[rank - 1], b_dims[rank - 2]) = (k, k);
+            let a = values(&a_dims, dtype)?.to_device(&device)?;
+            let b = values(&b_dims, dtype)?.to_device(&device)?;
+            let c = Tensor::cat(&[&values(&dims, dtype)?, &values(&dims, dtype)?], 0)?.to_device(&device)?;
+            let c = c.narrow(0, dims[0], dims[0])?;
+            for (beta, alpha) in [(1.0, 1.0), (-0.5, 2.0), (0.0, 1.0)] {
+                let product = match k * dims[0] {
+                    0 => Tensor::zeros(&dims[..], DType::F64, &Device::Cpu)?,
+                    _ => exact(&a)?.matmul(&exact(&b)?)?,
+                };
+                let wanted = ((product * alpha)? + (exact(&c)? * beta)?)?;
+                for backend in backends() {
+                    let y = with_backend(*backend, || addmm(&c, &a, &b, beta as f32, alpha as f32))?;
+                    // Candle's rounds the product, its multiple, the multiple of `c` and the sum.
+                    assert_near(
+                        &format!("{backend} {dtype:?} {dims:?} {alpha} {beta}"),
+                        &y,
+                        &wanted,
+                        k,
+                        4.0,
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_weight_for_all_matrices_and_gradients_on_every_backend() -> Result<()> {
+    let device = crate::device();
+    let leaf = |dims: &[usize]| Var::from_tensor(&values(dims, DType::F32)?.to_device(&device)?);
+    let (x, w, c) = (leaf(&[2, 3, 5, 7])?, leaf(&[11, 7])?, leaf(&[2, 3, 5, 11])?);
+    let g = values(&[2, 3, 5, 11], DType::F32)?.to_device(&device)?;
+    let plain = ((x.reshape((30, 7))?.matmul(&w.t()?)?.reshape((2, 3, 5, 11))? * 2.0)? + (&*c * 0.5)?)?;
+    let plain_grads = (&plain * &g)?.sum_all()?.backward()?;
+    for backend in backends() {
+        with_backend(*backend, || {
+            let y = addmm(&c, &x, &w.t()?, 0.5, 2.0)?;
+            assert_close(&format!("{backend}"), &y, &exact(&plain)?, 7)?;
+            let grads = (&y * &g)?.sum_all()?.backward()?;
+            for (name, var) in [("x", &x), ("w", &w), ("c", &c)] {
+                let (ours, theirs) = (grads.get(var).unwrap(), plain_grads.get(var).unwrap());
+                assert_close(&format!("{backend}: gradient of {name}"), ours, &exact(theirs)?, 30)?;
+            }
+            Ok::<_, candle_core::Error>(())
+        })?;
+    }
+    // A frozen operand gets none.
+    let y = matmul(&x, &w.detach().t()?)?;
+    let grads = y.sum_all()?.backward()?;
+    assert!(grads.get(&x).is_some() && grads.get(&w).is_none());
+    Ok(())
+}
+
+#[test]
+fn products_that_do_not_fit_are_named() -> Result<()> {
+    let device = crate::device();
+    let x = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &device);
+    for (a, b) in [(x(&[2, 3])?, x(&[4, 5])?), (x(&[2, 3, 4])?, x(&[3, 4, 5])?), (x(&[3])?, x(&[3, 2])?)] {
+        let error = matmul(&a, &b).unwrap_err().to_string();
+        assert!(error.contains("wants (.., m, k) by (.., k, n)"), "{error}");
+    }
+    let error = matmul(&x(&[2, 2])?, &x(&[2, 2])?.to_dtype(DType::F16)?).unwrap_err().to_string();
+    assert!(error.contains("one dtype") && error.contains("F16"), "{error}");
+    let whole = Tensor::zeros((2, 2), DType::U32, &device)?;
+    let error = matmul(&whole, &whole).unwrap_err().to_string();
+    assert!(error.contains("f32, f16 and bf16") && error.contains("U32"), "{error}");
+    let error = addmm(&x(&[3, 3])?, &x(&[2, 2])?, &x(&[2, 2])?, 1.0, 1.0).unwrap_err().to_string();
+    assert!(error.contains("wants c as large"), "{error}");
+    Ok(())
+}
