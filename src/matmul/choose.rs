@@ -108,7 +108,10 @@ impl Table {
         let fits = |rule: &&Rule| {
             rule.dtype == dtype.as_str() && rule.class == shape.class() && rule.from_flops <= shape.flops()
         };
-        match rules.iter().rev().find(fits) {
+        // Of its own layout; of the other where that was not measured.
+        let mut found = rules.iter().rev().filter(fits);
+        let first = found.clone().next();
+        match found.find(|rule| rule.b_transposed == shape.b_transposed).or(first) {
             Some(rule) => Chosen { backend: rule.backend, why: Why::Fitted },
             None => Chosen { backend: Backend::Candle, why: Why::Unmeasured },
         }

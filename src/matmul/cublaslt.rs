@@ -1,4 +1,5 @@
-//! cuBLASLt: the algorithm that its heuristic ranks first for a product and a workspace, found once for each kind.
+//! cuBLASLt: the algorithm that its heuristic ranks first for a product and a workspace, found once for each kind. Where it
+//! has none, as for some odd strides, Candle's product computes.
 
 use super::{Product, View};
 use crate::kernels::cuda::{read, write};
@@ -27,8 +28,8 @@ struct Kind {
     sizes: [usize; 4],
     /// Of `a` and `b`: transposed, rows apart, matrices apart.
     operands: [(bool, usize, usize); 2],
-    /// Whether the pointers are at multiples of 16 bytes.
-    aligned: bool,
+    /// Bytes that the addresses are multiples of, at most 256.
+    alignment: u32,
 }
 
 /// Descriptors of a product and its algorithm.
@@ -65,7 +66,8 @@ struct Handle(sys::cublasLtHandle_t);
 unsafe impl Send for Handle {}
 
 static HANDLES: LazyLock<Mutex<HashMap<usize, Handle>>> = LazyLock::new(Default::default);
-static KINDS: LazyLock<Mutex<HashMap<Kind, Arc<Plan>>>> = LazyLock::new(Default::default);
+/// None where cuBLASLt has no algorithm.
+static KINDS: LazyLock<Mutex<HashMap<Kind, Option<Arc<Plan>>>>> = LazyLock::new(Default::default);
 
 fn failed(what: &str) -> impl FnOnce(result::CublasError) -> Error + use<'_> {
     move |e| Error::Msg(format!("matmul: cublaslt: {what}: {e:?}"))
@@ -103,7 +105,7 @@ fn layout(
     Ok(layout)
 }
 
-fn plan(kind: &Kind) -> Result<Plan> {
+fn plan(kind: &Kind) -> Result<Option<Plan>> {
     let handle = {
         let mut handles = HANDLES.lock().unwrap_or_else(|e| e.into_inner());
         match handles.get(&kind.gpu) {
@@ -148,7 +150,7 @@ fn plan(kind: &Kind) -> Result<Plan> {
         .map_err(failed("a transpose"))?;
     }
     let preference = result::create_matmul_pref().map_err(failed("a preference"))?;
-    let alignment: u32 = if kind.aligned { 256 } else { 2 };
+    let alignment = kind.alignment;
     type Wish = sys::cublasLtMatmulPreferenceAttributes_t;
     let wishes = [
         (
@@ -171,9 +173,12 @@ fn plan(kind: &Kind) -> Result<Plan> {
         result::destroy_matmul_pref(preference).ok();
         found
     };
-    let found = found.map_err(failed("no algorithm"))?;
+    let found = match found {
+        Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(None),
+        found => found.map_err(failed("an algorithm"))?,
+    };
     (plan.algorithm, plan.workspace) = (found.algo, found.workspaceSize);
-    Ok(plan)
+    Ok(Some(plan))
 }
 
 pub(super) fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buffer> {
@@ -190,14 +195,14 @@ pub(super) fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buff
         sizes: product.sizes(),
         operands: [operand(&product.a), operand(&product.b)],
         // What the pool gives begins at a multiple of 256; a view need not.
-        aligned: pointers.iter().all(|p| p.is_multiple_of(256)),
+        alignment: 1 << pointers.iter().fold(256, |all, p| all | p).trailing_zeros(),
     };
     stream.context().bind_to_thread().map_err(Error::wrap)?;
     let known = KINDS.lock().unwrap_or_else(|e| e.into_inner()).get(&kind).cloned();
     let plan = match known {
         Some(plan) => plan,
         None => {
-            let plan = Arc::new(plan(&kind)?);
+            let plan = plan(&kind)?.map(Arc::new);
             let mut kinds = KINDS.lock().unwrap_or_else(|e| e.into_inner());
             if kinds.len() >= PLANS {
                 kinds.clear();
@@ -206,6 +211,7 @@ pub(super) fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buff
             plan
         }
     };
+    let Some(plan) = plan else { return super::candle::product(product) };
     // SAFETY: nothing reads it but the product, which writes what it reads of it.
     let mut workspace = unsafe { stream.alloc::<u8>(plan.workspace.max(1)) }.map_err(Error::wrap)?;
     let (workspace_pointer, _workspace) = workspace.device_ptr_mut(&stream);

@@ -145,6 +145,8 @@ pub struct Rule {
     pub dtype: String,
     /// Of which products.
     pub class: Class,
+    /// Of products whose second operand is the transpose of what is stored, as a weight is, or of the others.
+    pub b_transposed: bool,
     /// Multiplications and additions from which on it holds.
     pub from_flops: f64,
     /// What is chosen.
@@ -182,19 +184,19 @@ impl Table {
 
     /// The crossovers, in order: those of a dtype and class by operations.
     pub fn rules(&self) -> Vec<Rule> {
-        let mut curves: BTreeMap<(&str, Class), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
+        let mut curves: BTreeMap<(&str, Class, bool), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
         for entry in &self.entries {
-            let (at, key) = (entry.shape.flops() as u64, (entry.dtype.as_str(), entry.shape.class()));
+            let at = entry.shape.flops() as u64;
+            let key = (entry.dtype.as_str(), entry.shape.class(), entry.shape.b_transposed);
             curves.entry(key).or_default().entry(at).or_default().push(entry);
         }
         let mut rules: Vec<Rule> = Vec::new();
-        for ((dtype, class), points) in curves {
+        for ((dtype, class, b_transposed), points) in curves {
             let points: Vec<_> = points.iter().map(|(at, entries)| Point::of(*at as f64, entries)).collect();
+            let mut last = None;
             let mut push = |from_flops: f64, backend| {
-                let same =
-                    |last: &&Rule| last.dtype == dtype && last.class == class && last.backend == backend;
-                if rules.last().filter(same).is_none() {
-                    rules.push(Rule { dtype: dtype.into(), class, from_flops, backend });
+                if last.replace(backend) != Some(backend) {
+                    rules.push(Rule { dtype: dtype.into(), class, b_transposed, from_flops, backend });
                 }
             };
             for (i, point) in points.iter().enumerate() {

@@ -71,6 +71,22 @@ fn a_measured_product_is_chosen_as_measured_whatever_its_neighbours_are() {
 }
 
 #[test]
+fn a_layout_has_crossovers_of_its_own() {
+    let pair = |n: usize, shape: Shape, packed| {
+        entry("f32", shape, &[(Backend::Candle, n as f64), (Backend::Packed, packed)])
+    };
+    let entries =
+        [100, 200].iter().flat_map(|&n| [pair(n, square(n), 1e6), pair(n, square(n).by_weight(), 1.0)]);
+    let table = Table::new(key("a"), String::new(), entries.collect::<Vec<_>>());
+    let rules = table.rules();
+    assert_eq!(table.choose(&rules, DType::F32, &square(150)).backend, Backend::Candle);
+    assert_eq!(table.choose(&rules, DType::F32, &square(150).by_weight()).backend, Backend::Packed);
+    // What was measured in the other layout only.
+    let table = Table::new(key("a"), String::new(), [pair(100, square(100).by_weight(), 1.0)]);
+    assert_eq!(table.choose(&table.rules(), DType::F32, &square(150)).backend, Backend::Packed);
+}
+
+#[test]
 fn candle_keeps_what_others_win_by_noise() {
     let times = [(Backend::Candle, 101.0), (Backend::Packed, 100.0)];
     assert_eq!(entry("f32", square(64), &times).winner(), Backend::Candle);

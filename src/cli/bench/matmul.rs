@@ -184,10 +184,14 @@ fn micros(us: f64) -> String {
 pub fn in_words(rules: &[Rule]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
-        let follows = i > 0 && rules[i - 1].dtype == rule.dtype && rules[i - 1].class == rule.class;
+        let kind = |rule: &Rule| (rule.dtype.clone(), rule.class, rule.b_transposed);
+        let follows = i > 0 && kind(&rules[i - 1]) == kind(rule);
         match lines.last_mut().filter(|_| follows) {
             Some(line) => *line += &format!(", from {} {}", flops(rule.from_flops), rule.backend),
-            None => lines.push(format!("{:<5}{:<9} {}", rule.dtype, rule.class, rule.backend)),
+            None => {
+                let weights = if rule.b_transposed { "by weights" } else { "" };
+                lines.push(format!("{:<5}{:<9} {weights:<11}{}", rule.dtype, rule.class, rule.backend));
+            }
         }
     }
     lines
