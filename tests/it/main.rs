@@ -10,6 +10,8 @@ mod interchange;
 mod layers;
 mod memory;
 mod models;
+#[cfg(feature = "metal")]
+mod mps;
 mod ops;
 mod packing;
 mod soak;

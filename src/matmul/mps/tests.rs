@@ -368,7 +368,12 @@ fn child(name: &str, value: &str) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = format!("matmul::mps::tests::{name}");
     command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env("METAL_CANDLE_CHILD", value);
-    command.env_remove("SOFTMETAL_REPORTS").env_remove("SOFTMETAL_LOG").output().unwrap()
+    command.env_remove("SOFTMETAL_LOG").env_remove("SOFTMETAL_REPORTS");
+    if name.ends_with("loop_of_a_child") {
+        // All that is alive at the end is listed, and is no failure.
+        command.env("SOFTMETAL_LEAKS", "all").env("SOFTMETAL_REPORTS", "continue");
+    }
+    command.output().unwrap()
 }
 
 fn in_child() -> Option<String> {
@@ -381,11 +386,17 @@ fn a_missing_wait_is_found() {
     if gpu().is_none_or(|(_, metal)| !on_softmetal(&metal)) {
         return;
     }
-    for (wait, status) in [("none", 0), ("before", 86), ("after", 86)] {
+    // Without the first, the product reads what candle has not committed yet; without the second, candle reads the product.
+    let found = [
+        ("none", 0, ""),
+        ("before", 86, "Uninitialised in MPSMatrixMultiplication: reads byte 0 of "),
+        ("after", 86, "Hazard in affine_f32 ("),
+    ];
+    for (wait, status, report) in found {
         let output = child("hand_over_of_a_child", wait);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(status), "{wait}: {text}");
-        assert_eq!(text.contains("Hazard in "), status == 86, "{wait}: {text}");
+        assert!(text.contains(report), "{wait}: wants {report}, got {text}");
     }
 }
 
@@ -404,16 +415,25 @@ fn hand_over_of_a_child() {
     device.synchronize().unwrap();
 }
 
-/// 20,000 products, in a process whose objects are counted at its end: what is alive then, but for what is kept on purpose,
-/// is reported by softmetal and ends it with status 86.
+/// 20,000 products leave as many objects of every class behind as 500: a queue, the kernels that are kept, candle's buffers.
 #[test]
 fn nothing_grows_in_a_loop() {
     if gpu().is_none() {
         return;
     }
-    let output = child("loop_of_a_child", "20000");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{text}");
+    let alive = |count: &str| {
+        let output = child("loop_of_a_child", count);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| line.contains("Lifetime in ")).map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let few = alive("500");
+    assert_eq!(few, alive("20000"));
+    let on_softmetal = gpu().is_some_and(|(_, metal)| on_softmetal(&metal));
+    assert!(!on_softmetal || few.iter().any(|line| line.contains("MPSMatrixMultiplication: ")), "{few:#?}");
 }
 
 #[test]
@@ -422,16 +442,7 @@ fn loop_of_a_child() {
     let x = numbers(&[4, 4], 1, DType::F32).to_device(&device).unwrap();
     let step = || drop(product(&metal, 1.0, &x, &x, Some((1.0, &x))).unwrap());
     (0..200).for_each(|_| step());
-    let before = (raw(&metal).currentAllocatedSize(), resident());
+    let before = raw(&metal).currentAllocatedSize();
     (0..count.parse().unwrap()).for_each(|_: u32| step());
-    let after = (raw(&metal).currentAllocatedSize(), resident());
-    assert_eq!(before.0, after.0);
-    // 64 bytes a product would be 1.2 MiB.
-    assert!(after.1 < before.1 + (1 << 20), "{before:?} {after:?}");
-}
-
-/// Bytes of this process in memory; 0 where `/proc` is not.
-fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    assert!(raw(&metal).currentAllocatedSize() <= before);
 }
