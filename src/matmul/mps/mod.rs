@@ -3,7 +3,7 @@
 //!
 //! # What is computed
 //!
-//! f32 and f16 are MPS's own. Its kernels refuse bf16: operands are widened to f32 by candle's cast, multiplied in f32, and
+//! f32 and f16 are MPS's own; in which type f16 products are summed Apple does not document. Its kernels refuse bf16: operands are widened to f32 by candle's cast, multiplied in f32, and
 //! the result is narrowed, so that a bf16 product costs three casts and twice the memory traffic of its operands. Views are
 //! described to MPS as they lie (offset, row stride, transpose); a copy is made for bf16, and for rows closer to each other
 //! than a row is long, which Apple's contract for `rowBytes` excludes: with the `rowBytes` that MPS recommends. Matrices at a
