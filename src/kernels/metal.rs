@@ -1,7 +1,7 @@
 //! Metal: kernels compiled once for each device, and encoded into candle's command buffers.
 
-use super::gpu::{Arg, Buffer, Key, Launch, Operand, Unit, source};
 use super::Input;
+use super::gpu::{Arg, Buffer, Key, Launch, Operand, Unit, source};
 use candle_core::{DType, Error, MetalDevice, MetalStorage, Result, Storage, bail};
 use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline};
 use candle_metal_kernels::{GemmDType, call_mlx_gemm};

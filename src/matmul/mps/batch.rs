@@ -122,8 +122,8 @@ impl Batch {
 
 /// A batch that was committed. It keeps the memory of the inputs and of the results from being used by others.
 ///
-/// Dropped, it waits until the GPU is done with them: a completion handler could release them without that wait, but on a
-/// thread of Metal's, where what it drops would reach candle's allocator at any time.
+/// It has no completion handler and no shared event: [`Self::is_done`] reads the command buffer's status. Dropped, it waits
+/// until the GPU is done; a handler could release the memory without that wait, but on a thread of Metal's, whenever that is.
 #[must_use = "the results are `wait`'s"]
 pub struct Pending {
     /// None when there was nothing to compute.

@@ -70,7 +70,6 @@ pub(super) enum Key {
     SoftMax,
 }
 
-#[derive(Clone)]
 pub(super) enum Kernel {
     Product(Retained<MPSMatrixMultiplication>),
     Vector(Retained<MPSMatrixVectorMultiplication>),

@@ -3,12 +3,12 @@
 //!
 //! # What is computed
 //!
-//! f32 and f16 are MPS's own; in which type f16 products are summed Apple does not document. Its kernels refuse bf16: operands are widened to f32 by candle's cast, multiplied in f32, and
-//! the result is narrowed, so that a bf16 product costs three casts and twice the memory traffic of its operands. Views are
-//! described to MPS as they lie (offset, row stride, transpose); a copy is made for bf16, and for rows closer to each other
-//! than a row is long, which Apple's contract for `rowBytes` excludes: with the `rowBytes` that MPS recommends. Matrices at a
-//! stride are one descriptor where `matrixBytes` may say it, many by one shared matrix are one tall product, and others are
-//! encoded one by one.
+//! f32 and f16 are MPS's own; in which type f16 products are summed Apple does not document. Its kernels refuse bf16:
+//! operands are widened to f32 by candle's cast, multiplied in f32, and the result is narrowed, so that a bf16 product costs
+//! three casts, and its operands twice the memory. Views are described to MPS as they lie (offset, row stride, transpose); a
+//! copy is made for bf16, and for rows closer to each other than a row is long, which Apple's contract for `rowBytes`
+//! excludes: with the `rowBytes` that MPS recommends. Matrices at a stride are one descriptor where `matrixBytes` may say
+//! it, many by one shared matrix are one tall product, and others are encoded one by one.
 //!
 //! # What is waited for
 //!
@@ -18,17 +18,17 @@
 //! waits for it must encode that into both command buffers; candle's fences, which are public, order passes of one queue.
 //! What is left to the public API is that the host waits:
 //!
-//! 1. `MetalDevice::flush_and_wait_current` before our commit: candle's work so far is complete, both what writes the operands
-//!    and what used the result's memory before. It commits candle's command buffer and waits for it, also when it is empty: how much
-//!    is under way is private.
+//! 1. `MetalDevice::flush_and_wait_current` before our commit: candle's work so far is complete, both what writes the
+//!    operands and what used the result's memory before. It commits candle's command buffer and waits for it, also when it
+//!    is empty: how much is under way is private.
 //! 2. `waitUntilCompleted` after our commit: what candle encodes from then on is committed later, and sees the result.
 //!
 //! A product by itself makes both waits. A [`Batch`] makes the first once for all its products, in [`Batch::commit`], and the
 //! second in [`Pending::wait`]. A failure of either command buffer is an error; of candle's earlier command buffers
 //! candle tells at its next `synchronize`.
 //!
-//! Kernel objects are kept by size, transposes and factors, at most 256, and a command queue for each device. Each call has an
-//! autorelease pool of its own.
+//! Kernel objects are kept by size, transposes and factors, at most 256, and a command queue for each device. Each call has
+//! an autorelease pool of its own: after a million products on softmetal the queue and the kernel object were what was alive.
 
 mod batch;
 mod commands;
@@ -54,7 +54,8 @@ use prepared::Prepared;
 
 /// `alpha a b + beta c` in new memory, of the shape `(batch, m, n)`.
 ///
-/// It returns when the result is complete; what candle has encoded before is complete then, too. With a `beta` of 0, `c` is not read.
+/// It returns when the result is complete; what candle has encoded before is complete then, too. With a `beta` of 0, `c` is
+/// not read.
 ///
 /// # Errors
 ///
@@ -64,8 +65,8 @@ pub(crate) fn run(device: &MetalDevice, product: &Product<'_>) -> Result<Buffer>
     autoreleasepool(|_| Prepared::product(device, product)?.run(device))
 }
 
-/// The product of a matrix `(m, k)`, also a transposed or a narrowed one, and a vector `(k)`: `(m)`. Both are f32, f16 or bf16, the
-/// last through f32. It waits as [the module](self) says.
+/// The product of a matrix `(m, k)`, also a transposed or a narrowed one, and a vector `(k)`: `(m)`. Both are f32, f16 or
+/// bf16, the last through f32. It waits as [the module](self) says.
 ///
 /// # Errors
 ///

@@ -23,7 +23,7 @@ pub(crate) struct Cost {
     /// - `cached objects`: with the kernel object that is kept, too;
     /// - `batched`: 8 of these products in one command buffer, and a wait;
     /// - `asynchronous`: 8 in a command buffer each, and a wait for all;
-    /// - `hand-over`: a product as others call it, between two of candle's: `cached objects`, new memory and the wait for candle's work;
+    /// - `hand-over`: a product as others call it: `cached objects`, new memory for the result, and the wait for candle;
     /// - `candle`: candle's own product, synchronised.
     pub mode: &'static str,
     /// Making the queue, in the first mode, and the kernel object. 0 where it is kept: finding it is part of encoding.
