@@ -36,22 +36,27 @@ test_candle() {
     SOFTMETAL=$softmetal softmetal/candle/run.sh
 }
 
-# This crate with `Device::new_metal(0)`. Candle's products on the CPU are what tests compare with: they are optimised.
+# This crate with `Device::new_metal(0)`, its test `it` or `lib`. Candle's products on the CPU are what tests compare with:
+# they are optimised.
 on_metal() {
+    local target=(--test it)
+    [ "$1" = it ] || target=(--lib)
     METAL_CANDLE_TEST_DEVICE=metal SOFTMETAL_ALLOW=$PWD/softmetal/candle/known-reports.txt "$softmetal" cargo test \
-        --features metal --test it --config profile.softmetal.package.gemm.opt-level=3 -- "$@"
+        --features metal "${target[@]}" --config profile.softmetal.package.gemm.opt-level=3 -- "${@:2}"
 }
 
-# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models.
+# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products by MPS.
 test_kernels() {
     step "this crate's kernels on Metal"
-    on_metal ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
+    on_metal lib matmul::mps
+    on_metal it mps:: ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
 }
 
 # Everything of this crate that runs on a device, but for a test of 120 million logits.
 test_crate() {
     step "this crate's tests on Metal"
-    on_metal ops:: extremes:: models:: train:: packing:: --skip cli:: --skip linear_cross_entropy_in_parts
+    on_metal lib matmul::mps
+    on_metal it mps:: ops:: extremes:: models:: train:: packing:: --skip cli:: --skip linear_cross_entropy_in_parts
 }
 
 case ${*:-all} in

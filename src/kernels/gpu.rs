@@ -112,6 +112,14 @@ impl Buffer {
         Ok(Buffer { storage, layout: Layout::contiguous(shape), dtype })
     }
 
+    /// The beginning of memory of the Metal device, in a shape.
+    #[cfg(feature = "metal")]
+    pub fn of_metal(storage: candle_core::MetalStorage, shape: impl Into<Shape>) -> Self {
+        use candle_core::backend::BackendStorage;
+        let dtype = storage.dtype();
+        Buffer { storage: Storage::Metal(storage), layout: Layout::contiguous(shape), dtype }
+    }
+
     /// Memory of zeros.
     pub fn zeros(gpu: Gpu<'_>, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
@@ -192,6 +200,21 @@ impl<'a> Operand<'a> {
         self.x.dtype()
     }
 
+    #[cfg(feature = "metal")]
+    pub fn input(&self) -> Input<'a> {
+        self.x
+    }
+
+    #[cfg(feature = "metal")]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    #[cfg(feature = "metal")]
+    pub fn transposed(&self) -> bool {
+        self.transposed
+    }
+
     fn holds(&self, rows: usize, cols: usize) -> bool {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let len = self.x.layout.shape().elem_count();
@@ -260,6 +283,9 @@ impl Gpu<'_> {
             #[cfg(feature = "metal")]
             Gpu::Metal(device) => {
                 let plain = alpha == 1.0 && beta == 0.0 && at == 0;
+                if plain && crate::matmul::by_mps(device, (m, n, k), [&a, &b], c)? {
+                    return Ok(());
+                }
                 match plain && super::metal::plain_product(device, (m, n, k), &a, &b, c)? {
                     true => Ok(()),
                     false => super::product::product(self, (m, n, k), alpha, &a, &b, None, beta, c, at),

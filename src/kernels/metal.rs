@@ -1,7 +1,7 @@
 //! Metal: kernels compiled once for each device, and encoded into candle's command buffers.
 
+use super::Input;
 use super::gpu::{Arg, Buffer, Key, Launch, Operand, Unit, source};
-use super::{Input, Memory};
 use candle_core::{DType, Error, MetalDevice, MetalStorage, Result, Storage, bail};
 use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline};
 use candle_metal_kernels::{GemmDType, call_mlx_gemm};
@@ -103,10 +103,7 @@ pub(super) fn launch(
 
 /// An input's memory, and where in it the first element is, in bytes.
 fn read<'a>(input: &Input<'a>) -> Result<(&'a MetalStorage, usize)> {
-    match input.memory {
-        Memory::Metal(storage) => Ok((storage, input.layout.start_offset() * input.dtype().size_in_bytes())),
-        _ => bail!("{}: wants its tensors on one device, got one that is not on the GPU", input.op),
-    }
+    Ok((input.metal()?, input.first_byte()))
 }
 
 fn written(buffer: &Buffer) -> Result<&MetalStorage> {

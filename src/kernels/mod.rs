@@ -209,6 +209,15 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Its memory on the Metal device.
+    #[cfg(feature = "metal")]
+    pub fn metal(&self) -> Result<&'a MetalStorage> {
+        match self.memory {
+            Memory::Metal(storage) => Ok(storage),
+            _ => bail!("{}: wants its tensors on one device, got one that is not on the GPU", self.op),
+        }
+    }
+
     pub fn dims(&self) -> &'a [usize] {
         self.layout.dims()
     }

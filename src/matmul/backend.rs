@@ -57,7 +57,7 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Site::Cuda(_) => &[Backend::Candle, Backend::CublasLt],
             #[cfg(feature = "metal")]
-            Site::Metal(_) => &[Backend::Candle],
+            Site::Metal(_) => &[Backend::Candle, Backend::Mps],
             Site::None(never, _) => match never {},
         }
     }
@@ -81,6 +81,8 @@ impl Backend {
             (Backend::Packed, Site::Cpu) => packed::product(product),
             #[cfg(feature = "cuda")]
             (Backend::CublasLt, Site::Cuda(device)) => super::cublaslt::product(device, product),
+            #[cfg(feature = "metal")]
+            (Backend::Mps, Site::Metal(device)) => super::mps::run(device, product),
             (backend, _) => bail!("matmul: {backend} does not compute on this device"),
         }
     }

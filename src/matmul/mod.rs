@@ -12,6 +12,8 @@ mod choose;
 #[cfg(feature = "cuda")]
 mod cublaslt;
 pub mod measure;
+#[cfg(feature = "metal")]
+pub mod mps;
 mod packed;
 mod site;
 mod store;
@@ -27,6 +29,8 @@ pub(crate) use site::Site;
 pub use table::{Class, Entry, Rule, Shape, Table, Timing};
 pub(crate) use view::{Product, View};
 
+#[cfg(feature = "metal")]
+use crate::kernels::gpu::Operand;
 use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::tape::{apply2_strided, apply3_strided, follow};
 use crate::kernels::{FusedOp, Input};
@@ -139,6 +143,31 @@ fn view<'a>(x: Input<'a>, copy: &'a Option<(Storage, Layout)>) -> Result<View<'a
         Some(view) => Ok(view),
         None => bail!("matmul: wants matrices, got {:?}", x.dims()),
     }
+}
+
+/// The product of a layer, `(m, k)` by `(k, n)` into the whole of `c`, by Metal Performance Shaders: whether they are chosen.
+#[cfg(feature = "metal")]
+pub(crate) fn by_mps(
+    device: &candle_core::MetalDevice,
+    (m, n, k): (usize, usize, usize),
+    [a, b]: [&Operand<'_>; 2],
+    c: &mut Buffer,
+) -> Result<bool> {
+    if a.dtype() != c.dtype() || c.dims().iter().product::<usize>() != m * n {
+        return Ok(false);
+    }
+    let view = |x: &Operand<'_>, rows, cols| {
+        let (stride, transposed) = (x.stride(), x.transposed());
+        View { input: x.input(), batch: 1, rows, cols, stride, batch_stride: 0, transposed }
+    };
+    let product = Product::new(1.0, view(a, m, k), view(b, k, n), None)?;
+    let chosen = choose::choose(Site::Metal(device), choose::forced(), &product)?;
+    if chosen.backend != Backend::Mps {
+        return Ok(false);
+    }
+    let dims = c.dims().to_vec();
+    *c = Backend::Mps.product(Site::Metal(device), &product)?.reshape(dims);
+    Ok(true)
 }
 
 /// The CPU's memory of a product.

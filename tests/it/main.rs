@@ -11,6 +11,8 @@ mod layers;
 mod matmul;
 mod memory;
 mod models;
+#[cfg(feature = "metal")]
+mod mps;
 mod ops;
 mod packing;
 mod soak;

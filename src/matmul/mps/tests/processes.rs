@@ -1,0 +1,122 @@
+//! What fails, what is missing, and what is left behind: of command buffers, and of processes.
+
+use super::super::commands::{Commands, LEFT_OUT, Wait};
+use super::super::kernels::queue;
+use super::*;
+use objc2_metal::{
+    MTLBuffer, MTLCommandBuffer, MTLCommandEncoder, MTLComputeCommandEncoder, MTLResourceOptions, MTLSize,
+};
+use std::process::{Command, Output};
+
+/// A command buffer that fails: an indirect dispatch of more threads than there are.
+#[test]
+fn a_failure_on_the_gpu_is_an_error() {
+    let Some((_, metal)) = gpu().filter(|(_, metal)| on_softmetal(metal)) else { return };
+    let text = "#include <metal_stdlib>\nkernel void none(uint i [[thread_position_in_grid]]) {}";
+    let library = metal.metal_device().new_library_with_source(text, None).unwrap();
+    let function = library.get_function("none", None).unwrap();
+    let pipeline = metal.metal_device().new_compute_pipeline_state_with_function(&function).unwrap();
+    let commands = Commands::new(&queue(&metal).unwrap()).unwrap();
+    let groups = raw(&metal).newBufferWithLength_options(12, MTLResourceOptions::StorageModeShared).unwrap();
+    let encoder = commands.0.computeCommandEncoder().unwrap();
+    // SAFETY: twelve bytes of a shared buffer that the GPU does not use yet.
+    unsafe { groups.contents().cast::<[u32; 3]>().write([u32::MAX, 1, 1]) };
+    encoder.setComputePipelineState(pipeline.as_ref());
+    let threads = MTLSize { width: 32, height: 1, depth: 1 };
+    // SAFETY: a buffer of twelve bytes.
+    unsafe {
+        encoder.dispatchThreadgroupsWithIndirectBuffer_indirectBufferOffset_threadsPerThreadgroup(
+            &groups, 0, threads,
+        );
+    }
+    encoder.endEncoding();
+    commands.commit();
+    let error = commands.wait(|| "the product of 3x4 by 4x5".into()).unwrap_err().to_string();
+    assert!(error.starts_with("mps: the product of 3x4 by 4x5 failed on the GPU: "), "{error}");
+    assert!(error.contains("indirect dispatch"), "{error}");
+    assert!(commands.is_done());
+}
+
+/// Runs one of these tests in a process of its own, with a variable set.
+fn child(name: &str, value: &str) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = format!("matmul::mps::tests::processes::{name}");
+    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env("METAL_CANDLE_CHILD", value);
+    command.env_remove("SOFTMETAL_LOG").env_remove("SOFTMETAL_REPORTS");
+    if name.ends_with("loop_of_a_child") {
+        // All that is alive at the end is listed, and is no failure.
+        command.env("SOFTMETAL_LEAKS", "all").env("SOFTMETAL_REPORTS", "continue");
+    }
+    command.output().unwrap()
+}
+
+fn in_child() -> Option<String> {
+    std::env::var("METAL_CANDLE_CHILD").ok()
+}
+
+/// Each wait is needed: without it the checker of softmetal ends the process with status 86.
+#[test]
+fn a_missing_wait_is_found() {
+    if gpu().is_none_or(|(_, metal)| !on_softmetal(&metal)) {
+        return;
+    }
+    // Without the first, the product reads what candle has not committed yet; without the second, candle reads the product.
+    let found = [
+        ("none", 0, ""),
+        ("before", 86, "Uninitialised in MPSMatrixMultiplication: reads byte 0 of "),
+        ("after", 86, "Hazard in affine_f32 ("),
+    ];
+    for (wait, status, report) in found {
+        let output = child("hand_over_of_a_child", wait);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{wait}: {text}");
+        assert!(text.contains(report), "{wait}: wants {report}, got {text}");
+    }
+}
+
+#[test]
+fn hand_over_of_a_child() {
+    let (Some((device, metal)), Some(wait)) = (gpu(), in_child()) else { return };
+    let wait = match &*wait {
+        "before" => Some(Wait::Before),
+        "after" => Some(Wait::After),
+        _ => None,
+    };
+    *LEFT_OUT.lock().unwrap() = wait;
+    let x = Tensor::ones((33, 33), DType::F32, &device).unwrap().affine(2.0, 1.0).unwrap();
+    let y = product(&metal, 1.0, &x, &x, None).unwrap().affine(1.0, 1.0).unwrap();
+    assert_eq!(y.sum_all().unwrap().to_device(&Device::Cpu).unwrap().elem_count(), 1);
+    device.synchronize().unwrap();
+}
+
+/// 20,000 products leave as many objects of every class behind as 500: a queue, the kernels that are kept, candle's buffers.
+#[test]
+fn nothing_grows_in_a_loop() {
+    if gpu().is_none() {
+        return;
+    }
+    let alive = |count: &str| {
+        let output = child("loop_of_a_child", count);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| line.contains("Lifetime in ")).map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let few = alive("500");
+    assert_eq!(few, alive("20000"));
+    let on_softmetal = gpu().is_some_and(|(_, metal)| on_softmetal(&metal));
+    assert!(!on_softmetal || few.iter().any(|line| line.contains("MPSMatrixMultiplication: ")), "{few:#?}");
+}
+
+#[test]
+fn loop_of_a_child() {
+    let (Some((device, metal)), Some(count)) = (gpu(), in_child()) else { return };
+    let x = numbers(&[4, 4], 1, DType::F32).to_device(&device).unwrap();
+    let step = || drop(product(&metal, 1.0, &x, &x, Some((1.0, &x))).unwrap());
+    (0..200).for_each(|_| step());
+    let before = raw(&metal).currentAllocatedSize();
+    (0..count.parse().unwrap()).for_each(|_: u32| step());
+    assert!(raw(&metal).currentAllocatedSize() <= before);
+}
