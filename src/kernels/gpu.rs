@@ -112,14 +112,6 @@ impl Buffer {
         Ok(Buffer { storage, layout: Layout::contiguous(shape), dtype })
     }
 
-    /// The beginning of memory of the Metal device, in a shape.
-    #[cfg(feature = "metal")]
-    pub fn of_metal(storage: candle_core::MetalStorage, shape: impl Into<Shape>) -> Self {
-        use candle_core::backend::BackendStorage;
-        let dtype = storage.dtype();
-        Buffer { storage: Storage::Metal(storage), layout: Layout::contiguous(shape), dtype }
-    }
-
     /// Memory of zeros.
     pub fn zeros(gpu: Gpu<'_>, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();

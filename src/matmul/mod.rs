@@ -156,10 +156,10 @@ pub(crate) fn by_mps(
     if a.dtype() != c.dtype() || c.dims().iter().product::<usize>() != m * n {
         return Ok(false);
     }
-    let view = |x: &Operand<'_>, rows, cols| {
+    fn view<'a>(x: &Operand<'a>, rows: usize, cols: usize) -> View<'a> {
         let (stride, transposed) = (x.stride(), x.transposed());
         View { input: x.input(), batch: 1, rows, cols, stride, batch_stride: 0, transposed }
-    };
+    }
     let product = Product::new(1.0, view(a, m, k), view(b, k, n), None)?;
     let chosen = choose::choose(Site::Metal(device), choose::forced(), &product)?;
     if chosen.backend != Backend::Mps {

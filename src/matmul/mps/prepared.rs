@@ -7,7 +7,7 @@ use super::stored::Stored;
 use crate::kernels::Input;
 use crate::kernels::gpu::Buffer;
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::{DType, Layout, MetalDevice, MetalStorage, Result, Shape, bail};
+use candle_core::{DType, Layout, MetalDevice, MetalStorage, Result, Shape, Storage, bail};
 use std::fmt;
 
 /// Steps that write one result.
@@ -166,6 +166,6 @@ impl Prepared {
             true => self.result,
             false => self.result.to_dtype(&Layout::contiguous(self.shape.clone()), self.dtype)?,
         };
-        Ok(Buffer::of_metal(result, self.shape))
+        Ok(Buffer::from_parts(Storage::Metal(result), self.shape, self.dtype))
     }
 }

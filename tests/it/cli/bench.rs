@@ -59,3 +59,11 @@ fn a_product_or_a_backend_that_is_none_is_named() {
     assert!(wrong.contains("METAL_CANDLE_MATMUL: wants auto, candle"), "{wrong}");
     assert_eq!(run(&place, "bench", None).status, Some(2));
 }
+
+#[test]
+fn overhead_is_of_an_apple_gpu() {
+    let place = Place::new();
+    let wrong = run(&place, "bench overhead --device cpu", None).error();
+    assert!(wrong.contains("wants an Apple GPU, got CPU"), "{wrong}");
+    assert_eq!(run(&place, "bench overhead --size 0", None).status, Some(2));
+}
