@@ -137,16 +137,30 @@ build=("$softmetal" cargo test --manifest-path "$work/Cargo.toml" --workspace --
 wanted=" $* "
 passed=0 failed=0
 rm -rf "$work/results" && mkdir -p "$work/results"
-printf '%-32s %6s %6s %6s %8s\n' suite passed failed seconds reports
-for suite in "${variants[@]}" "${all_metal[@]}" "${cpu[@]}" kernels/candle_metal_kernels; do
+suites=()
+# The longest first: one runs on each processor.
+for suite in nn/optim "${variants[@]}" "${all_metal[@]}" "${cpu[@]/nn\/optim/}" kernels/candle_metal_kernels; do
+    [ -n "$suite" ] || continue
+    [ $# -eq 0 ] || [[ $wanted == *" ${suite#*/} "* ]] || continue
+    suites+=("$suite")
+done
+for suite in "${suites[@]}"; do
     name=${suite#*/}
-    [ $# -eq 0 ] || [[ $wanted == *" $name "* ]] || continue
     binary=$(sed -n "s/^$name //p" "$work/binaries")
     [ -n "$binary" ] || { echo "$suite: wants to be built, see $work/build.log" >&2 && exit 1; }
     filter=
     [[ " ${variants[*]} " != *" $suite "* ]] || filter=metal
-    out=$work/results/$name start=$SECONDS
-    SOFTMETAL_LOG=$out.log SOFTMETAL_ALLOW=$here/known-reports.txt run "$binary" "$filter" "$out"
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+    {
+        out=$work/results/$name start=$SECONDS
+        SOFTMETAL_LOG=$out.log SOFTMETAL_ALLOW=$here/known-reports.txt run "$binary" "$filter" "$out"
+        echo $((SECONDS - start)) >"$out.seconds"
+    } &
+done
+wait
+printf '%-32s %6s %6s %6s %8s\n' suite passed failed seconds reports
+for suite in "${suites[@]}"; do
+    name=${suite#*/} out=$work/results/${suite#*/}
     ok=$(grep -c '^test .* ok$' "$out" || true)
     bad=$(grep -c '^test .* FAILED$' "$out" || true)
     sed -nE "s|^test (.*) \.\.\. FAILED\$|$name \1|p" "$out" >>"$work/results/failures"
@@ -154,7 +168,7 @@ for suite in "${variants[@]}" "${all_metal[@]}" "${cpu[@]}" kernels/candle_metal
     touch "$out.log"
     grep -E '^softmetal: [A-Z]' "$out.log" | sort -u >"$out.reports" || true
     cat "$out.reports" >>"$work/results/reports"
-    printf '%-32s %6s %6s %6s %8s\n' "$suite" "$ok" "$bad" $((SECONDS - start)) "$(wc -l <"$out.reports")"
+    printf '%-32s %6s %6s %6s %8s\n' "$suite" "$ok" "$bad" "$(cat "$out.seconds")" "$(wc -l <"$out.reports")"
     passed=$((passed + ok)) failed=$((failed + bad))
 done
 printf '%-32s %6s %6s %6s %8s\n' all $passed $failed $SECONDS "$(wc -l <"$work/results/reports")"
