@@ -251,9 +251,6 @@ impl ComputeCommandEncoder {
             let index = param.index as usize;
             // SAFETY: a name in the kernel's image.
             let name = unsafe { CStr::from_ptr(param.name) }.to_string_lossy();
-            let complain = |text: String| {
-                self.encoder.invalid(selector, format!("{}: {text}", pipeline.name()));
-            };
             if param.kind != PARAM_BUFFER || index >= INDICES {
                 continue;
             }
@@ -273,7 +270,8 @@ impl ComputeCommandEncoder {
             };
             // Of nothing at all, as the sizes of a scalar are, the executor sees each use.
             if (1..size).contains(&room) {
-                complain(format!("wants {size} bytes at index {index} ({name}), got {room}"));
+                let text = format!("{selector} wants {size} bytes at index {index} ({name}), got {room}");
+                super::invalid(&pipeline.name(), text);
             }
         }
         bound
