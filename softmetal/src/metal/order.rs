@@ -67,7 +67,62 @@ pub struct Knowledge {
     /// Of each queue, up to which commit.
     commits: HashMap<u64, u64>,
     /// Of each pass, the steps before this one.
-    passes: HashMap<Pass, usize>,
+    passes: Passes,
+}
+
+/// Steps by pass, from the first pass on that is known of: a program that waits for nothing has thousands.
+#[derive(Clone, Debug, Default)]
+struct Passes {
+    first: u64,
+    steps: Vec<u32>,
+}
+
+impl Passes {
+    fn get(&self, pass: Pass) -> usize {
+        let at = pass.0.checked_sub(self.first).and_then(|at| self.steps.get(at as usize));
+        at.map_or(0, |&steps| steps as usize)
+    }
+
+    /// Makes room for the passes `from..to`.
+    fn cover(&mut self, from: u64, to: u64) {
+        if self.steps.is_empty() {
+            self.first = from;
+        }
+        if from < self.first {
+            let before = (self.first - from) as usize;
+            self.steps.splice(0..0, std::iter::repeat_n(0, before));
+            self.first = from;
+        }
+        let len = self.steps.len().max((to - self.first) as usize);
+        self.steps.resize(len, 0);
+    }
+
+    fn raise(&mut self, pass: Pass, steps: usize) {
+        self.cover(pass.0, pass.0 + 1);
+        let mine = &mut self.steps[(pass.0 - self.first) as usize];
+        *mine = (*mine).max(steps as u32);
+    }
+
+    /// Takes over what another knows of passes from `from` on.
+    fn learn(&mut self, other: &Self, from: u64) {
+        let from = from.max(other.first);
+        let end = other.first + other.steps.len() as u64;
+        if from >= end {
+            return;
+        }
+        self.cover(from, end);
+        let mine = &mut self.steps[(from - self.first) as usize..];
+        for (mine, steps) in mine.iter_mut().zip(&other.steps[(from - other.first) as usize..]) {
+            *mine = (*mine).max(*steps);
+        }
+    }
+
+    /// Forgets the passes before `from`.
+    fn forget(&mut self, from: u64) {
+        let gone = from.saturating_sub(self.first).min(self.steps.len() as u64);
+        self.steps.drain(..gone as usize);
+        self.first += gone;
+    }
 }
 
 /// What the host has observed.
@@ -86,7 +141,7 @@ impl Knowledge {
 
     /// That a queue's commits up to this one are done.
     pub fn of_commit(queue: u64, commit: u64) -> Self {
-        Self { commits: HashMap::from([(queue, commit)]), passes: HashMap::new() }
+        Self { commits: HashMap::from([(queue, commit)]), passes: Passes::default() }
     }
 
     /// Learns what another knows.
@@ -95,26 +150,29 @@ impl Knowledge {
             let mine = self.commits.entry(queue).or_default();
             *mine = commit.max(*mine);
         }
-        let commits = &self.commits;
-        let news = |pass: &Pass| {
-            let done = |place: Place| commits.get(&place.queue).is_some_and(|&done| place.commit <= done);
-            !pass.place().is_some_and(done)
-        };
-        for (&pass, &steps) in other.passes.iter().filter(|(pass, _)| news(pass)) {
-            let mine = self.passes.entry(pass).or_default();
-            *mine = steps.max(*mine);
-        }
+        // What a commit says of the first passes need not be said of each.
+        let known = [&self.passes, &other.passes];
+        let Some(first) = known.iter().filter(|p| !p.steps.is_empty()).map(|p| p.first).min() else { return };
+        let open = self.open_from(first);
+        self.passes.forget(open);
+        self.passes.learn(&other.passes, open);
+    }
+
+    /// The first pass from `first` on of which no commit says that it is done.
+    fn open_from(&self, first: u64) -> u64 {
+        let passes = PASSES.read().unwrap_or_else(|e| e.into_inner());
+        let done = |place: &&Place| self.commits.get(&place.queue).is_some_and(|&done| place.commit <= done);
+        first + passes.iter().skip(first as usize).take_while(done).count() as u64
     }
 
     /// Learns that the steps of a pass before this one are done.
     pub fn learn_steps(&mut self, pass: Pass, steps: usize) {
-        let mine = self.passes.entry(pass).or_default();
-        *mine = steps.max(*mine);
+        self.passes.raise(pass, steps);
     }
 
     /// Whether a command is known to be done.
     fn has(&self, pass: Pass, step: usize) -> bool {
-        self.passes.get(&pass).is_some_and(|&steps| step < steps)
+        step < self.passes.get(pass)
             || pass
                 .place()
                 .is_some_and(|at| self.commits.get(&at.queue).is_some_and(|&done| at.commit <= done))
