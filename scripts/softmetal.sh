@@ -45,18 +45,20 @@ on_metal() {
         --features metal "${target[@]}" --config profile.softmetal.package.gemm.opt-level=3 -- "${@:2}"
 }
 
-# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products by MPS.
+# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products on every backend.
 test_kernels() {
     step "this crate's kernels on Metal"
-    on_metal lib matmul::mps
-    on_metal it mps:: ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
+    on_metal it mps:: matmul:: cli::bench::an_apple_gpu ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
 }
 
 # Everything of this crate that runs on a device, but for a test of 120 million logits.
 test_crate() {
     step "this crate's tests on Metal"
     on_metal lib matmul::mps
-    on_metal it mps:: ops:: extremes:: models:: train:: packing:: --skip cli:: --skip linear_cross_entropy_in_parts
+    on_metal it mps:: matmul:: cli::bench::an_apple_gpu
+    on_metal it ops:: extremes:: models:: train:: packing:: --skip cli:: --skip linear_cross_entropy_in_parts
+    # Layers by MPS, too.
+    METAL_CANDLE_MATMUL=mps on_metal it train::ten_lora_losses train::lora_gradients
 }
 
 case ${*:-all} in

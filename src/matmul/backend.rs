@@ -49,6 +49,14 @@ impl FromStr for Backend {
     }
 }
 
+/// Whether MPS computes with the factors as they are: it converts them to the dtype of the result.
+#[cfg(feature = "metal")]
+fn takes_factors(product: &Product<'_>) -> bool {
+    let beta = product.c.map_or(0.0, |(beta, _)| beta);
+    let exact = |factor: f32| half::f16::from_f32(factor).to_f32() == factor;
+    product.dtype() != DType::F16 || (exact(product.alpha) && exact(beta))
+}
+
 impl Backend {
     /// Those that compute on a site.
     pub(crate) fn on(site: Site<'_>) -> &'static [Backend] {
@@ -82,7 +90,9 @@ impl Backend {
             #[cfg(feature = "cuda")]
             (Backend::CublasLt, Site::Cuda(device)) => super::cublaslt::product(device, product),
             #[cfg(feature = "metal")]
-            (Backend::Mps, Site::Metal(device)) => super::mps::run(device, product),
+            (Backend::Mps, Site::Metal(device)) if takes_factors(product) => super::mps::run(device, product),
+            #[cfg(feature = "metal")]
+            (Backend::Mps, Site::Metal(_)) => candle::product(product),
             (backend, _) => bail!("matmul: {backend} does not compute on this device"),
         }
     }

@@ -75,7 +75,9 @@ pub(super) fn product(product: &Product<'_>) -> Result<Buffer> {
         let [batch, m, n, k] = product.sizes();
         let b = S::of(product.b.input)?;
         // On a CPU candle takes one `b` for all as a product of all rows of `a`, also where `a` is not in rows.
-        let (a_copy, a_layout) = operand(&product.a, a, batch > 1 && product.b.batch_stride == 0)?;
+        let folds =
+            matches!(product.a.input.memory(), Memory::Cpu(_)) && batch > 1 && product.b.batch_stride == 0;
+        let (a_copy, a_layout) = operand(&product.a, a, folds)?;
         let (b_copy, b_layout) = operand(&product.b, b, false)?;
         let (a, b) = (a_copy.as_ref().unwrap_or(a), b_copy.as_ref().unwrap_or(b));
         let mut y = a.matmul(b, (batch, m, n, k), &a_layout, &b_layout)?;

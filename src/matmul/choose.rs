@@ -45,7 +45,11 @@ thread_local! {
 }
 
 /// The backend of `METAL_CANDLE_MATMUL`; none for `auto`.
-fn environment() -> Result<Option<Backend>> {
+///
+/// # Errors
+///
+/// When it names none.
+pub fn environment() -> Result<Option<Backend>> {
     static NAMED: LazyLock<std::result::Result<Option<Backend>, String>> =
         LazyLock::new(|| match std::env::var("METAL_CANDLE_MATMUL").unwrap_or_default().as_str() {
             "" | "auto" => Ok(None),
@@ -54,7 +58,8 @@ fn environment() -> Result<Option<Backend>> {
     NAMED.clone().map_err(Error::Msg)
 }
 
-/// Runs `f` with every product of this thread on one backend, where it computes on the product's device.
+/// Runs `f` with every product of this thread on one backend, where it computes on the product's device. A gradient is computed by
+/// what its product was forced to, inside or not.
 pub fn with_backend<R>(backend: Backend, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Backend>);
     impl Drop for Restore {

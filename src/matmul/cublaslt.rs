@@ -6,7 +6,7 @@ use crate::kernels::cuda::{read, write};
 use crate::kernels::gpu::{Buffer, Gpu};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::DevicePtrMut;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DevicePtrMut};
 use candle_core::{DType, Error, Result, Storage, bail};
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -51,7 +51,7 @@ impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: they were made with the plan and are destroyed once.
         unsafe {
-            for layout in self.layouts {
+            for layout in self.layouts.into_iter().filter(|layout| !layout.is_null()) {
                 result::destroy_matrix_layout(layout).ok();
             }
             result::destroy_matmul_desc(self.desc).ok();
@@ -59,8 +59,8 @@ impl Drop for Plan {
     }
 }
 
-/// A library handle for each GPU, which lives as long as the process.
-struct Handle(sys::cublasLtHandle_t);
+/// A library handle for each GPU, and the context that it is of: both live as long as the process.
+struct Handle(sys::cublasLtHandle_t, #[allow(dead_code, reason = "held")] Arc<CudaContext>);
 
 // SAFETY: a handle may be used from any thread.
 unsafe impl Send for Handle {}
@@ -105,14 +105,14 @@ fn layout(
     Ok(layout)
 }
 
-fn plan(kind: &Kind) -> Result<Option<Plan>> {
+fn plan(kind: &Kind, context: &Arc<CudaContext>) -> Result<Option<Plan>> {
     let handle = {
         let mut handles = HANDLES.lock().unwrap_or_else(|e| e.into_inner());
         match handles.get(&kind.gpu) {
             Some(handle) => handle.0,
             None => {
                 let handle = result::create_handle().map_err(failed("a handle"))?;
-                handles.insert(kind.gpu, Handle(handle));
+                handles.insert(kind.gpu, Handle(handle, context.clone()));
                 handle
             }
         }
@@ -129,14 +129,14 @@ fn plan(kind: &Kind) -> Result<Option<Plan>> {
     let mut plan = Plan {
         handle,
         desc,
-        layouts: [
-            layout(kind.dtype, stored(k, n, b_flip), b_stride, (batch, b_apart))?,
-            layout(kind.dtype, stored(m, k, a_flip), a_stride, (batch, a_apart))?,
-            layout(kind.dtype, (m, n), n, (batch, m * n))?,
-        ],
+        layouts: [std::ptr::null_mut(); 3],
         algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         workspace: 0,
     };
+    // One by one, so that those before one that fails are destroyed.
+    plan.layouts[0] = layout(kind.dtype, stored(k, n, b_flip), b_stride, (batch, b_apart))?;
+    plan.layouts[1] = layout(kind.dtype, stored(m, k, a_flip), a_stride, (batch, a_apart))?;
+    plan.layouts[2] = layout(kind.dtype, (m, n), n, (batch, m * n))?;
     type Attribute = sys::cublasLtMatmulDescAttributes_t;
     for (attribute, flip) in
         [(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, b_flip), (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, a_flip)]
@@ -202,7 +202,7 @@ pub(super) fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buff
     let plan = match known {
         Some(plan) => plan,
         None => {
-            let plan = plan(&kind)?.map(Arc::new);
+            let plan = plan(&kind, stream.context())?.map(Arc::new);
             let mut kinds = KINDS.lock().unwrap_or_else(|e| e.into_inner());
             if kinds.len() >= PLANS {
                 kinds.clear();

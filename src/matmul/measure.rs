@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The shortest sample: products of less are repeated in it, and it ends with a synchronisation.
+/// About the shortest sample: products of less are repeated in it, and it ends with a synchronisation.
 const SAMPLE: Duration = Duration::from_micros(300);
 /// The most products of a sample.
-const REPEATS: usize = 64;
+const REPEATS: usize = 256;
 /// The fewest samples of a backend.
 const SAMPLES: usize = 5;
 
@@ -20,6 +20,7 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     let squares = [64, 128, 256, 512, 1024, 2048, 4096].into_iter().filter(|n| *n <= largest);
     let mut shapes: Vec<_> = squares.map(|n| Shape::new(1, n, n, n)).collect();
     // Decoding: a row, and a few, against weights `(out, in)`.
+    shapes.push(Shape::new(1, 1, 2048, 2048));
     for (m, n, k) in [(1, 896, 896), (1, 2048, 2048), (1, 5632, 2048), (1, 2048, 5632), (4, 2048, 2048)] {
         shapes.push(Shape::new(1, m, n, k).by_weight());
     }
@@ -27,6 +28,8 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     for (m, n, k) in [(128, 896, 896), (512, 2048, 2048), (512, 5632, 2048)] {
         shapes.push(Shape::new(1, m, n, k).by_weight());
     }
+    // The gradient of a weight.
+    shapes.push(Shape::new(1, 2048, 2048, 512).of_gradient());
     // LoRA's factors of rank 16.
     for (m, n, k) in [(512, 16, 2048), (512, 2048, 16)] {
         shapes.push(Shape::new(1, m, n, k).by_weight());
@@ -83,7 +86,7 @@ pub fn entry(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> c
 
 impl Timing {
     /// Of samples in microseconds, of which there is one.
-    pub fn of(mut samples: Vec<f64>) -> Self {
+    fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| samples.get(((samples.len() - 1) as f64 * share).round() as usize);
         let at = |share| at(share).copied().unwrap_or(f64::NAN);

@@ -2,9 +2,10 @@
 //! machine, and which of them does.
 //!
 //! [`matmul`] and [`addmm`] have gradients on every backend, and take matrices as they lie where the backend can:
-//! `op` is a view, such as `b.t()?`. Without measurements Candle computes every product. `metal-candle bench matmul`
-//! measures them ([`measure`]) and keeps the [table](Table); from then on the fastest does. `METAL_CANDLE_MATMUL` names
-//! one for all: `candle`, `packed`, `cublaslt`, `mps`, or `auto` for the choice.
+//! `op` is a view, such as `b.t()?`; [`transposed`] is one on a [tape](crate::ops::Tape), too. Without measurements Candle
+//! computes every product, but bf16 on a CPU, which it has not. `metal-candle bench matmul` measures them ([`measure`]) and keeps
+//! the [table](Table); from then on the fastest does. `METAL_CANDLE_MATMUL` names one for all: `candle`, `packed`,
+//! `cublaslt`, `mps`, or `auto` for the choice.
 
 mod backend;
 mod candle;
@@ -23,7 +24,7 @@ mod tests;
 mod view;
 
 pub use backend::Backend;
-pub use choose::{Chosen, Why, choice, with_backend};
+pub use choose::{Chosen, Why, choice, environment, with_backend};
 pub use site::Key;
 pub(crate) use site::Site;
 pub use table::{Class, Entry, Rule, Shape, Table, Timing};
@@ -32,12 +33,14 @@ pub(crate) use view::{Product, View};
 #[cfg(feature = "metal")]
 use crate::kernels::gpu::Operand;
 use crate::kernels::gpu::{Buffer, Gpu};
-use crate::kernels::tape::{apply2_strided, apply3_strided, follow};
+use crate::kernels::tape::{apply2_strided, apply3_strided, contiguous, follow};
 use crate::kernels::{FusedOp, Input};
+#[cfg(feature = "metal")]
+use candle_core::DType;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// `a b`: `a` `(.., m, k)`, `b` `(.., k, n)` with the same leading dimensions, or `(k, n)` for all of them; the result is
-/// `(.., m, n)`. f32, f16 or bf16; sums are f32, but for Candle's of f16 on a CPU.
+/// `(.., m, n)`. f32, f16 or bf16. Sums are f32, but for Candle's of f16 on a CPU; of MPS's of f16 Apple does not say.
 ///
 /// # Errors
 ///
@@ -46,18 +49,21 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     shaped(a, b, |a, b| apply2_strided(MatMul { alpha: 1.0, forced: choose::forced() }, a, b))
 }
 
-/// `beta c + alpha a b`, as PyTorch's function of this name: shapes as in [`matmul`], `c` as the result.
+/// `beta c + alpha a b`, as PyTorch's function of this name: shapes as in [`matmul`], `c` as the result. With a `beta` of 0, `c`
+/// is not read.
 ///
 /// # Errors
 ///
 /// As [`matmul`].
 pub fn addmm(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32, alpha: f32) -> Result<Tensor> {
+    if let (Some((_, outer)), Some(n)) = (a.dims().split_last(), b.dims().last())
+        && c.dims() != [outer, &[*n]].concat()
+    {
+        bail!("addmm: wants c of the shape of a b, {:?}, got {:?}", [outer, &[*n]].concat(), c.dims())
+    }
     shaped(a, b, |a, b| {
         let mut dims = a.dims().to_vec();
         dims[a.rank() - 1] = b.dim(b.rank() - 1)?;
-        if c.elem_count() != dims.iter().product::<usize>() {
-            bail!("addmm: wants c as large as a b, {dims:?}, got {:?}", c.dims())
-        }
         apply3_strided(
             AddMm { alpha, beta, forced: choose::forced() },
             a,
@@ -67,8 +73,17 @@ pub fn addmm(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32, alpha: f32) -> Resul
     })
 }
 
-fn contiguous(x: &Tensor) -> Result<Tensor> {
-    crate::kernels::tape::contiguous(x)
+/// `x` with its last two dimensions exchanged, as a view; on a [tape](crate::ops::Tape) too, where Candle's `t` ends gradients.
+///
+/// # Errors
+///
+/// When `x` has less than two dimensions.
+pub fn transposed(x: &Tensor) -> Result<Tensor> {
+    if x.rank() < 2 {
+        bail!("transposed: wants (.., m, n), got {:?}", x.dims())
+    }
+    let flip = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
+    follow(&[x], || flip(x), move |g| Ok(vec![Some(flip(g)?)]))
 }
 
 /// `x` in another shape, also on the tape.
@@ -153,7 +168,8 @@ pub(crate) fn by_mps(
     [a, b]: [&Operand<'_>; 2],
     c: &mut Buffer,
 ) -> Result<bool> {
-    if a.dtype() != c.dtype() || c.dims().iter().product::<usize>() != m * n {
+    // bf16 would be widened, weights and all, for each product.
+    if a.dtype() == DType::BF16 || a.dtype() != c.dtype() || c.dims().iter().product::<usize>() != m * n {
         return Ok(false);
     }
     fn view<'a>(x: &Operand<'a>, rows: usize, cols: usize) -> View<'a> {
@@ -166,6 +182,8 @@ pub(crate) fn by_mps(
         return Ok(false);
     }
     let dims = c.dims().to_vec();
+    // The result is in memory of its own: what was made for it goes first.
+    *c = Buffer::new(Gpu::Metal(device), 1, c.dtype())?;
     *c = Backend::Mps.product(Site::Metal(device), &product)?.reshape(dims);
     Ok(true)
 }
@@ -244,7 +262,6 @@ impl FusedOp<3> for AddMm {
 /// `da = alpha g bᵀ`, `db = alpha aᵀ g`.
 fn grads(of: MatMul, a: &Tensor, b: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let times = |x: &Tensor, y: &Tensor| apply2_strided(MatMul { ..of }, &x.detach(), &y.detach());
-    let transposed = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
     let da = needs[0].then(|| times(g, &transposed(b)?)).transpose()?;
     let db = needs[1].then(|| times(&transposed(a)?, g)).transpose()?;
     Ok([da, db])

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 /// One matrix of a view.
 fn matrix<'a, T: Element>(x: &View<'a>, i: usize) -> Result<Mat<'a, T>> {
-    let data = &x.input.strided::<T>()?[i * x.batch_stride..];
+    let data = &x.input.strided::<T>()?[i * x.batch_stride..][..x.span()];
     let rows = Mat::rows(data, x.stride);
     Ok(if x.transposed { rows.t() } else { rows })
 }

@@ -80,10 +80,14 @@ impl<'a> Site<'a> {
             #[cfg(feature = "cuda")]
             Site::Cuda(device) => ("cuda", crate::kernels::cuda::described(device)),
             #[cfg(feature = "metal")]
-            Site::Metal(device) => ("metal", device.metal_device().architecture_name()),
+            Site::Metal(device) => {
+                let name = crate::device::name(&Device::Metal(device.clone()));
+                ("metal", format!("{name}, {}", device.metal_device().architecture_name()))
+            }
             Site::None(never, _) => match never {},
         };
-        let versions = format!("metal-candle {}, candle 0.11.1", env!("CARGO_PKG_VERSION"));
+        let build = if cfg!(debug_assertions) { ", debug build" } else { "" };
+        let versions = format!("metal-candle {}, candle 0.11.1{build}", env!("CARGO_PKG_VERSION"));
         Key { kind: kind.into(), device, system: system(), versions }
     }
 }
@@ -94,8 +98,12 @@ fn cpu() -> String {
     let name = sysctl(c"machdep.cpu.brand_string");
     #[cfg(not(target_os = "macos"))]
     let name = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_string())
+        let of = |field: &str| {
+            let line = text.lines().find(|line| line.starts_with(field))?;
+            Some(line.split_once(':')?.1.trim().to_string())
+        };
+        // Arm's CPUs have numbers instead of a name.
+        of("model name").or_else(|| Some(format!("{} {}", of("CPU implementer")?, of("CPU part")?)))
     });
     name.unwrap_or_else(|| std::env::consts::ARCH.into())
 }

@@ -1,4 +1,4 @@
-//! Tables on disk: one file for each kind of device, in the user's cache directory.
+//! Tables on disk: one file for each device, in the user's cache directory.
 
 use super::Table;
 use super::site::Key;
@@ -8,9 +8,15 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Where the table of a key is.
+/// Where the table of a key is: a device's has its name in it, so that machines may share the directory.
 pub(super) fn path(key: &Key) -> Option<PathBuf> {
-    Some(crate::kernels::directory::directory()?.join(format!("matmul-{}.json", key.kind)))
+    let device: String = key
+        .device
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    let name = format!("matmul-{}-{device}.json", key.kind);
+    Some(crate::kernels::directory::directory()?.join(name))
 }
 
 /// The table of a key; none if there is none. A file that is no table, or another machine's, is named and left alone.

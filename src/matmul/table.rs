@@ -32,7 +32,8 @@ impl Shape {
 
     /// With the second operand the transpose of what is stored.
     pub fn by_weight(self) -> Self {
-        Shape { b_transposed: true, ..self }
+        // Of one row or column the transpose is the same.
+        Shape { b_transposed: self.n > 1 && self.k > 1, ..self }
     }
 
     pub(crate) fn of(product: &Product<'_>) -> Self {
@@ -41,6 +42,11 @@ impl Shape {
         let flipped = |x: &super::View<'_>| x.transposed && x.rows > 1 && x.cols > 1;
         let (a_transposed, b_transposed) = (flipped(&product.a), flipped(&product.b));
         Shape { batch, m, n, k, a_transposed, b_transposed }
+    }
+
+    /// With the first operand the transpose of what is stored, as in the gradient of a weight.
+    pub fn of_gradient(self) -> Self {
+        Shape { a_transposed: self.m > 1 && self.k > 1, ..self }
     }
 
     /// Multiplications and additions.
@@ -185,7 +191,7 @@ impl Table {
     /// The crossovers, in order: those of a dtype and class by operations.
     pub fn rules(&self) -> Vec<Rule> {
         let mut curves: BTreeMap<(&str, Class, bool), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| entry.shape.flops() >= 1.0) {
             let at = entry.shape.flops() as u64;
             let key = (entry.dtype.as_str(), entry.shape.class(), entry.shape.b_transposed);
             curves.entry(key).or_default().entry(at).or_default().push(entry);

@@ -87,6 +87,28 @@ fn a_layout_has_crossovers_of_its_own() {
 }
 
 #[test]
+fn no_choice_of_a_measured_product_is_far_behind_the_best() {
+    // Times as they come, without a law.
+    let entries: Vec<_> = (1..400usize)
+        .map(|i| {
+            let us = |j: usize| 1.0 + ((i * 7919 + j * 104_729) % 1000) as f64;
+            entry(
+                "bf16",
+                Shape::new(1, 16 + i, 8 * i, 1 + 3000 / i),
+                &[(Backend::Candle, us(0)), (Backend::Packed, us(1))],
+            )
+        })
+        .collect();
+    let table = Table::new(key("a"), String::new(), entries);
+    let rules = table.rules();
+    for entry in &table.entries {
+        let chosen = table.choose(&rules, DType::BF16, &entry.shape).backend;
+        let best = entry.times.values().map(|time| time.median_us).fold(f64::INFINITY, f64::min);
+        assert!(entry.times[&chosen].median_us <= 1.03 * best, "{}", entry.shape);
+    }
+}
+
+#[test]
 fn candle_keeps_what_others_win_by_noise() {
     let times = [(Backend::Candle, 101.0), (Backend::Packed, 100.0)];
     assert_eq!(entry("f32", square(64), &times).winner(), Backend::Candle);

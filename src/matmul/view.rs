@@ -50,14 +50,10 @@ impl<'a> View<'a> {
         self.input.dtype()
     }
 
-    /// Elements between the first and the end of the last that it reads.
-    #[allow(dead_code, reason = "what bounds a backend's buffer")]
+    /// Elements from the first of a matrix to the end of its last.
     pub fn span(&self) -> usize {
         let (rows, cols) = if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) };
-        match self.batch * rows * cols {
-            0 => 0,
-            _ => (self.batch - 1) * self.batch_stride + (rows - 1) * self.stride + cols,
-        }
+        if rows * cols == 0 { 0 } else { (rows - 1) * self.stride + cols }
     }
 }
 
@@ -84,6 +80,8 @@ impl<'a> Product<'a> {
             bail!("matmul: wants tensors of one dtype among f32, f16 and bf16, got {dtypes:?}")
         }
         c.map_or(Ok(()), |(_, c)| c.contiguous())?;
+        // As in BLAS, what counts for nothing is not read, be it NaN.
+        let c = c.filter(|(beta, _)| *beta != 0.0);
         Ok(Product { alpha, a, b, c })
     }
 

@@ -1,7 +1,8 @@
 //! Products on every backend of [`crate::device`], against sums in f64.
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
-use metal_candle::matmul::{Backend, addmm, matmul, with_backend};
+use metal_candle::matmul::{Backend, addmm, matmul, transposed, with_backend};
+use metal_candle::ops::Tape;
 
 /// Those that compute on a device; what a backend does not compute is Candle's.
 fn backends() -> &'static [Backend] {
@@ -128,6 +129,33 @@ fn a_sum_beside_a_product() -> Result<()> {
 }
 
 #[test]
+fn what_counts_for_nothing_is_not_read() -> Result<()> {
+    let device = crate::device();
+    let (a, b) =
+        (values(&[3, 5], DType::F32)?.to_device(&device)?, values(&[5, 4], DType::F32)?.to_device(&device)?);
+    let c = Tensor::full(f32::NAN, (3, 4), &device)?;
+    for backend in backends() {
+        let y = with_backend(*backend, || addmm(&c, &a, &b, 0.0, 1.0))?;
+        assert_close(&format!("{backend}"), &y, &exact(&a)?.matmul(&exact(&b)?)?, 5)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tape_has_the_gradients_of_a_graph() -> Result<()> {
+    let device = crate::device();
+    let leaf = |dims: &[usize]| Var::from_tensor(&values(dims, DType::F32)?.to_device(&device)?);
+    let (x, w) = (leaf(&[2, 5, 7])?, leaf(&[3, 7])?);
+    let (y, tape) = Tape::record(&[], || matmul(&x, &transposed(&w)?))?;
+    let ours = tape.backward(&y, y.ones_like()?)?;
+    let theirs = matmul(&x, &w.t()?)?.sum_all()?.backward()?;
+    for var in [&x, &w] {
+        assert_close("gradient", ours.get(var).unwrap(), &exact(theirs.get(var).unwrap())?, 30)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn one_weight_for_all_matrices_and_gradients_on_every_backend() -> Result<()> {
     let device = crate::device();
     let leaf = |dims: &[usize]| Var::from_tensor(&values(dims, DType::F32)?.to_device(&device)?);
@@ -167,7 +195,10 @@ fn products_that_do_not_fit_are_named() -> Result<()> {
     let whole = Tensor::zeros((2, 2), DType::U32, &device)?;
     let error = matmul(&whole, &whole).unwrap_err().to_string();
     assert!(error.contains("f32, f16 and bf16") && error.contains("U32"), "{error}");
+    // As many elements are not enough.
+    let error = addmm(&x(&[3, 2])?, &x(&[2, 2])?, &x(&[2, 3])?, 1.0, 1.0).unwrap_err().to_string();
+    assert!(error.contains("wants c of the shape"), "{error}");
     let error = addmm(&x(&[3, 3])?, &x(&[2, 2])?, &x(&[2, 2])?, 1.0, 1.0).unwrap_err().to_string();
-    assert!(error.contains("wants c as large"), "{error}");
+    assert!(error.contains("wants c of the shape"), "{error}");
     Ok(())
 }

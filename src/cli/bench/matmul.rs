@@ -4,7 +4,7 @@ use super::super::compute::DeviceArg;
 use super::super::interrupt;
 use super::super::terminal::{self, Lines};
 use crate::matmul::{Backend, Entry, Rule, Shape, Table, measure};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use candle_core::{DType, Device};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -106,7 +106,7 @@ fn shape(text: &str) -> Result<Shape, String> {
         _ => return Err(wants()),
     };
     // What a tensor of a benchmark may hold.
-    const MOST: u128 = 1 << 32;
+    const MOST: u128 = 1 << 30;
     let elements = |x: usize, y: usize| (x as u128 * y as u128).saturating_mul(batch as u128);
     let fits =
         [elements(m, k), elements(k, n), elements(m, n)].iter().all(|count| (1..=MOST).contains(count));
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let lines = Lines::new(args.json);
     let shapes = if args.shape.is_empty() { measure::grid(&device) } else { args.shape.clone() };
-    let mut entries = Vec::new();
+    let (mut entries, mut failed) = (Vec::new(), None);
     'dtypes: for dtype in &args.dtype {
         let mut head = None;
         for shape in &shapes {
@@ -130,30 +130,38 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if interrupt::requested() {
                 break 'dtypes;
             }
-            let entry =
-                measure::entry(&device, (*dtype).into(), *shape, Duration::from_secs_f64(args.seconds))?;
+            let budget = Duration::from_secs_f64(args.seconds);
+            let entry = match measure::entry(&device, (*dtype).into(), *shape, budget) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let what = format!("{shape} in {}", DType::from(*dtype).as_str());
+                    failed = Some(anyhow::Error::new(error).context(what));
+                    break 'dtypes;
+                }
+            };
             head.get_or_insert_with(|| title(&lines, &entry));
             lines.say(row(&lines, &entry));
             entries.push(entry);
         }
     }
     if entries.is_empty() {
-        bail!("bench matmul: stopped before a product was measured")
+        return Err(failed.unwrap_or_else(|| anyhow!("bench matmul: stopped before a product was measured")));
     }
     let table = measure::table(&device, entries)?;
     let rules = table.rules();
     say_rules(&lines, &rules);
-    if let Some(path) = &args.results {
-        write_results(path, &table).with_context(|| path.display().to_string())?;
-    }
     let path = (!args.no_save).then(|| measure::keep(&device, &table)).transpose()?;
     if let Some(path) = &path {
         lines.say(format!("\nKept in {}: `metal-candle doctor` shows it.", path.display()));
     }
+    if let Some(path) = &args.results {
+        write_results(path, &table).with_context(|| path.display().to_string())?;
+    }
     if args.json {
         terminal::json(&Report { table: &table, rules: &rules, path })?;
     }
-    Ok(())
+    // What was measured before it counts.
+    failed.map_or(Ok(()), Err)
 }
 
 fn title(lines: &Lines, entry: &Entry) {
@@ -242,15 +250,22 @@ fn write_results(path: &Path, table: &Table) -> anyhow::Result<()> {
 
 /// What `doctor` says of products on a device.
 pub fn known(device: &Device) -> Vec<String> {
-    let forced = std::env::var("METAL_CANDLE_MATMUL").ok().filter(|name| !name.is_empty() && name != "auto");
-    if let Some(name) = forced {
-        return vec![format!("METAL_CANDLE_MATMUL={name}: {name} where it computes, else candle")];
+    match crate::matmul::environment() {
+        Ok(None) => {}
+        Ok(Some(name)) => {
+            return vec![format!("METAL_CANDLE_MATMUL={name}: {name} where it computes, else candle")];
+        }
+        Err(error) => return vec![error.to_string()],
     }
     match measure::kept(device) {
         Ok(Some((path, table))) => {
             let what = format!("{} measured on {}, in {}", table.entries.len(), table.date, path.display());
             std::iter::once(what).chain(in_words(&table.rules())).collect()
         }
-        _ => vec!["candle: nothing was measured; `metal-candle bench matmul` does".into()],
+        Err(error) => vec![error.to_string()],
+        Ok(None) => {
+            let bf16 = if device.is_cpu() { ", in bf16 packed" } else { "" };
+            vec![format!("candle{bf16}: nothing was measured; `metal-candle bench matmul` does")]
+        }
     }
 }

@@ -23,6 +23,9 @@
 //!    is empty: how much is under way is private.
 //! 2. `waitUntilCompleted` after our commit: what candle encodes from then on is committed later, and sees the result.
 //!
+//! The first empties candle's pool of unused memory, too: what candle allocates next is new. Kernels of MPS that take more than
+//! one pass over a result are Apple's to order; that they do on untracked memory Apple does not say.
+//!
 //! A product by itself makes both waits. A [`Batch`] makes the first once for all its products, in [`Batch::commit`], and the
 //! second in [`Pending::wait`]. A failure of either command buffer is an error; of candle's earlier command buffers
 //! candle tells at its next `synchronize`.

@@ -113,7 +113,9 @@ impl Bench<'_> {
                 commit += clock.lap();
             }
         }
-        under_way.iter().try_for_each(|commands| commands.wait(|| "products".into()))?;
+        // All are waited for, also when one fails: they write memory that is freed with this.
+        let ends: Vec<_> = under_way.iter().map(|commands| commands.wait(|| "products".into())).collect();
+        ends.into_iter().collect::<Result<()>>()?;
         let wait = clock.lap();
         let gpu = under_way.iter().map(Commands::gpu_us).sum();
         let total = descriptor + encode + commit + wait;
@@ -199,10 +201,15 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         ("hand-over", &hand_over),
         ("candle", &candle),
     ];
-    let measure = |(mode, once): (&'static str, &dyn Fn() -> Result<Sample>)| {
-        autoreleasepool(|_| once())?;
-        let samples: Vec<_> = (0..repeats).map(|_| autoreleasepool(|_| once())).collect::<Result<_>>()?;
-        Ok(medians(size, mode, &samples))
-    };
-    modes.into_iter().map(measure).collect()
+    // In turns; the first is not counted.
+    let mut samples = modes.map(|_| Vec::new());
+    for turn in 0..=repeats {
+        for ((_, once), samples) in modes.iter().zip(&mut samples) {
+            let sample = autoreleasepool(|_| once())?;
+            if turn > 0 {
+                samples.push(sample);
+            }
+        }
+    }
+    Ok(modes.iter().zip(&samples).map(|((mode, _), samples)| medians(size, mode, samples)).collect())
 }
