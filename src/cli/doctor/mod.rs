@@ -48,8 +48,7 @@ struct Report {
     devices: Vec<Device>,
     machine: Machine,
     speed: Option<Speed>,
-    /// What computes products, and why.
-    products: Vec<String>,
+    products: Vec<Products>,
     cache: Cache,
     model: Option<ModelFacts>,
     findings: Vec<Finding>,
@@ -64,6 +63,13 @@ struct Device {
     note: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<CudaGpu>,
+}
+
+/// What computes the matrix products of a device, and why.
+#[derive(Serialize)]
+struct Products {
+    device: String,
+    choice: Vec<String>,
 }
 
 /// The CPU and the memory.
@@ -122,7 +128,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         devices,
         machine,
         speed,
-        products: super::bench::matmul::known(&device),
+        products: products(&device),
         cache,
         model,
         findings,
@@ -156,6 +162,16 @@ fn machine() -> Machine {
         available_bytes: within(system.available_memory(), limits.map(|limits| limits.free_memory)),
         swap_used_bytes: system.used_swap(),
     }
+}
+
+/// Of the CPU, and of the GPU if one is used.
+fn products(device: &candle_core::Device) -> Vec<Products> {
+    let of = |device: &candle_core::Device| Products {
+        device: crate::device::name(device),
+        choice: super::bench::matmul::known(device),
+    };
+    let gpu = (!device.is_cpu()).then(|| of(device));
+    std::iter::once(of(&candle_core::Device::Cpu)).chain(gpu).collect()
 }
 
 /// What the build was made with.
@@ -271,7 +287,9 @@ fn print(report: &Report) {
     }
 
     head("Matrix products");
-    report.products.iter().for_each(|line| lines.say(format!("  {}", wrapped(line, 4))));
+    for Products { device, choice } in &report.products {
+        row(device, &choice.join("\n"));
+    }
 
     head("Model cache");
     match &report.cache.path {
