@@ -19,8 +19,9 @@ use std::time::Duration;
   metal-candle bench matmul --dtype bf16 --shape 512x2048x5632 --seconds 2
   metal-candle bench matmul --device cuda --results matmul.jsonl
 
-Backends take turns, and each sample ends with a synchronisation. What is measured is kept in the cache directory, and
-products of this device go to the fastest backend; METAL_CANDLE_MATMUL=candle turns that off. Stop other programs first.")]
+Backends take turns, and each sample ends with a synchronisation. What is measured is kept in the
+cache directory, and products of this device go to the fastest backend; METAL_CANDLE_MATMUL=candle
+turns that off. Stop other programs first.")]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArg,

@@ -5,6 +5,9 @@ mod overhead;
 
 /// Measure what this machine is fast at
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  metal-candle bench matmul
+  metal-candle bench overhead --size 64,256")]
 pub struct Args {
     #[command(subcommand)]
     what: What,

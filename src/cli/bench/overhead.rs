@@ -9,9 +9,10 @@ use anyhow::bail;
   metal-candle bench overhead
   metal-candle bench overhead --size 64,256 --json
 
-Each row is a way to compute products of n x n matrices of f32: a queue for each call, the pooled queue, kept kernel objects,
-several products in a command buffer, several command buffers before a wait; a product as others call it, with the wait for
-Candle's work; and Candle's own. Times are medians for one product, and each sample ends with a wait.")]
+Each row is a way to compute products of n x n matrices of f32: a queue for each call, the pooled
+queue, kept kernel objects, several products in a command buffer, several command buffers before a
+wait; a product as others call it, with the wait for Candle's work; and Candle's own. Times are
+medians for one product, and each sample ends with a wait.")]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArg,
