@@ -271,7 +271,7 @@ impl ComputeCommandEncoder {
             // Of nothing at all, as the sizes of a scalar are, the executor sees each use.
             if (1..size).contains(&room) {
                 let text = format!("{selector} wants {size} bytes at index {index} ({name}), got {room}");
-                super::invalid(&pipeline.name(), text);
+                super::invalid(pipeline.name(), text);
             }
         }
         bound
