@@ -152,17 +152,27 @@ impl Knowledge {
         }
         // What a commit says of the first passes need not be said of each.
         let known = [&self.passes, &other.passes];
-        let Some(first) = known.iter().filter(|p| !p.steps.is_empty()).map(|p| p.first).min() else { return };
-        let open = self.open_from(first);
+        let known = known.into_iter().filter(|passes| !passes.steps.is_empty());
+        let end = |passes: &Passes| passes.first + passes.steps.len() as u64;
+        let Some(first) = known.clone().map(|passes| passes.first).min() else { return };
+        let open = self.open_from(first, known.map(end).max().unwrap_or(first));
         self.passes.forget(open);
         self.passes.learn(&other.passes, open);
     }
 
-    /// The first pass from `first` on of which no commit says that it is done.
-    fn open_from(&self, first: u64) -> u64 {
+    /// The first pass of `first..end` of which no commit says that it is done; or `end`.
+    fn open_from(&self, first: u64, end: u64) -> u64 {
         let passes = PASSES.read().unwrap_or_else(|e| e.into_inner());
-        let done = |place: &&Place| self.commits.get(&place.queue).is_some_and(|&done| place.commit <= done);
-        first + passes.iter().skip(first as usize).take_while(done).count() as u64
+        let passes = passes.get(first as usize..end as usize).unwrap_or(&[]);
+        // Most are of the queue of the one before.
+        let mut last = (u64::MAX, 0);
+        let mut done = |place: &&Place| {
+            if last.0 != place.queue {
+                last = (place.queue, self.commits.get(&place.queue).copied().unwrap_or(0));
+            }
+            place.commit <= last.1
+        };
+        first + passes.iter().take_while(|place| done(place)).count() as u64
     }
 
     /// Learns that the steps of a pass before this one are done.
