@@ -60,7 +60,10 @@ impl Drop for Plan {
 }
 
 /// A library handle for each GPU, and the context that it is of: both live as long as the process.
-struct Handle(sys::cublasLtHandle_t, #[allow(dead_code, reason = "held")] Arc<CudaContext>);
+struct Handle {
+    handle: sys::cublasLtHandle_t,
+    _context: Arc<CudaContext>,
+}
 
 // SAFETY: a handle may be used from any thread.
 unsafe impl Send for Handle {}
@@ -109,10 +112,10 @@ fn plan(kind: &Kind, context: &Arc<CudaContext>) -> Result<Option<Plan>> {
     let handle = {
         let mut handles = HANDLES.lock().unwrap_or_else(|e| e.into_inner());
         match handles.get(&kind.gpu) {
-            Some(handle) => handle.0,
+            Some(known) => known.handle,
             None => {
                 let handle = result::create_handle().map_err(failed("a handle"))?;
-                handles.insert(kind.gpu, Handle(handle, context.clone()));
+                handles.insert(kind.gpu, Handle { handle, _context: context.clone() });
                 handle
             }
         }

@@ -64,12 +64,8 @@ pub fn addmm(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32, alpha: f32) -> Resul
     shaped(a, b, |a, b| {
         let mut dims = a.dims().to_vec();
         dims[a.rank() - 1] = b.dim(b.rank() - 1)?;
-        apply3_strided(
-            AddMm { alpha, beta, forced: choose::forced() },
-            a,
-            b,
-            &reshaped(&contiguous(c)?, &dims)?,
-        )
+        let c = reshaped(&contiguous(c)?, &dims)?;
+        apply3_strided(AddMm { of: MatMul { alpha, forced: choose::forced() }, beta }, a, b, &c)
     })
 }
 
@@ -129,17 +125,11 @@ fn dims_of(a: Input<'_>, b: Input<'_>) -> Vec<usize> {
 }
 
 /// `alpha a b + beta c` by the backend that the site's table chooses.
-fn run(
-    site: Site<'_>,
-    forced: Option<Backend>,
-    alpha: f32,
-    [a, b]: [Input<'_>; 2],
-    c: Option<(f32, Input<'_>)>,
-) -> Result<Buffer> {
+fn run(site: Site<'_>, of: MatMul, [a, b]: [Input<'_>; 2], c: Option<(f32, Input<'_>)>) -> Result<Buffer> {
     let copies = [copied(a)?, copied(b)?];
     let [a_view, b_view] = [view(a, &copies[0])?, view(b, &copies[1])?];
-    let product = Product::new(alpha, a_view, b_view, c)?;
-    let chosen = choose::choose(site, forced, &product)?;
+    let product = Product::new(of.alpha, a_view, b_view, c)?;
+    let chosen = choose::choose(site, of.forced, &product)?;
     let y = chosen.backend.product(site, &product)?;
     Ok(y.reshape(dims_of(a, b)))
 }
@@ -197,6 +187,7 @@ fn on_cpu(y: Buffer) -> Result<(CpuStorage, candle_core::Shape)> {
 }
 
 /// `alpha a b`.
+#[derive(Clone, Copy)]
 struct MatMul {
     alpha: f32,
     /// By [`with_backend`]: the product may run on another thread.
@@ -208,11 +199,11 @@ impl FusedOp<2> for MatMul {
     const IN_POOL: bool = true;
 
     fn cpu(&self, inputs: [Input<'_>; 2]) -> Result<(CpuStorage, candle_core::Shape)> {
-        on_cpu(run(Site::Cpu, self.forced, self.alpha, inputs, None)?)
+        on_cpu(run(Site::Cpu, *self, inputs, None)?)
     }
 
     fn gpu(&self, gpu: Gpu<'_>, inputs: [Input<'_>; 2]) -> Result<Buffer> {
-        run(Site::of(gpu), self.forced, self.alpha, inputs, None)
+        run(Site::of(gpu), *self, inputs, None)
     }
 
     fn grad(
@@ -222,15 +213,14 @@ impl FusedOp<2> for MatMul {
         g: &Tensor,
         needs: [bool; 2],
     ) -> Result<[Option<Tensor>; 2]> {
-        grads(MatMul { alpha: self.alpha, forced: self.forced }, a, b, g, needs)
+        grads(*self, a, b, g, needs)
     }
 }
 
 /// `alpha a b + beta c`.
 struct AddMm {
-    alpha: f32,
+    of: MatMul,
     beta: f32,
-    forced: Option<Backend>,
 }
 
 impl FusedOp<3> for AddMm {
@@ -238,11 +228,11 @@ impl FusedOp<3> for AddMm {
     const IN_POOL: bool = true;
 
     fn cpu(&self, [a, b, c]: [Input<'_>; 3]) -> Result<(CpuStorage, candle_core::Shape)> {
-        on_cpu(run(Site::Cpu, self.forced, self.alpha, [a, b], Some((self.beta, c)))?)
+        on_cpu(run(Site::Cpu, self.of, [a, b], Some((self.beta, c)))?)
     }
 
     fn gpu(&self, gpu: Gpu<'_>, [a, b, c]: [Input<'_>; 3]) -> Result<Buffer> {
-        run(Site::of(gpu), self.forced, self.alpha, [a, b], Some((self.beta, c)))
+        run(Site::of(gpu), self.of, [a, b], Some((self.beta, c)))
     }
 
     fn grad(
@@ -252,8 +242,7 @@ impl FusedOp<3> for AddMm {
         g: &Tensor,
         needs: [bool; 3],
     ) -> Result<[Option<Tensor>; 3]> {
-        let of = MatMul { alpha: self.alpha, forced: self.forced };
-        let [da, db] = grads(of, a, b, g, [needs[0], needs[1]])?;
+        let [da, db] = grads(self.of, a, b, g, [needs[0], needs[1]])?;
         let dc = needs[2].then(|| g.affine(self.beta as f64, 0.0)).transpose()?;
         Ok([da, db, dc])
     }
@@ -261,7 +250,7 @@ impl FusedOp<3> for AddMm {
 
 /// `da = alpha g bᵀ`, `db = alpha aᵀ g`.
 fn grads(of: MatMul, a: &Tensor, b: &Tensor, g: &Tensor, needs: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
-    let times = |x: &Tensor, y: &Tensor| apply2_strided(MatMul { ..of }, &x.detach(), &y.detach());
+    let times = |x: &Tensor, y: &Tensor| apply2_strided(of, &x.detach(), &y.detach());
     let da = needs[0].then(|| times(g, &transposed(b)?)).transpose()?;
     let db = needs[1].then(|| times(&transposed(a)?, g)).transpose()?;
     Ok([da, db])
