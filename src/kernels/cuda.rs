@@ -2,6 +2,8 @@
 
 mod compile;
 mod gemm;
+pub(crate) mod graph;
+pub(super) mod profile;
 
 use super::gpu::{Arg, Key, Launch, source};
 use super::{Input, Memory};
@@ -78,20 +80,26 @@ pub(super) fn launch(
     values.push(block.as_mut_ptr().cast());
     let [x, y, z] = launch.groups.map(|n| n as u32);
     stream.context().bind_to_thread().map_err(Error::wrap)?;
-    // SAFETY: `values` points to what the kernel's parameters are, in order; memory lives until the stream has used it,
-    // as it is freed on the same stream.
-    unsafe {
-        let (grid, block) = ((x, y, z), (launch.threads as u32, 1, 1));
-        result::launch_kernel(
-            function.cu_function(),
-            grid,
-            block,
-            launch.shared as u32,
-            stream.cu_stream(),
-            &mut values,
-        )
-    }
-    .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
+    profile::span(
+        &stream,
+        || launch.entry.to_string(),
+        || {
+            // SAFETY: `values` points to what the kernel's parameters are, in order; memory lives until the stream has
+            // used it, as it is freed on the same stream.
+            unsafe {
+                let (grid, block) = ((x, y, z), (launch.threads as u32, 1, 1));
+                result::launch_kernel(
+                    function.cu_function(),
+                    grid,
+                    block,
+                    launch.shared as u32,
+                    stream.cu_stream(),
+                    &mut values,
+                )
+            }
+            .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
+        },
+    )
 }
 
 pub(crate) type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);

@@ -369,6 +369,31 @@ impl Gpu<'_> {
     }
 }
 
+/// What kernels of one name took, or products of one size.
+#[derive(Clone, Debug)]
+pub(crate) struct Spent {
+    /// The kernel, or the sizes of the product.
+    pub name: String,
+    /// How often it ran.
+    pub count: usize,
+    /// The time of all of them, in ms.
+    pub ms: f64,
+}
+
+/// Runs `f`, and tells what kernels of this crate and products took on a CUDA GPU; nothing elsewhere.
+#[cfg(feature = "cli")]
+pub(crate) fn profile<R>(f: impl FnOnce() -> crate::Result<R>) -> crate::Result<(R, Vec<Spent>)> {
+    #[cfg(feature = "cuda")]
+    {
+        super::cuda::profile::begin();
+        let result = f();
+        let spent = super::cuda::profile::end();
+        Ok((result?, spent?))
+    }
+    #[cfg(not(feature = "cuda"))]
+    Ok((f()?, Vec::new()))
+}
+
 /// Runs `f` on the GPU that holds `tensor`; none for a tensor on the CPU.
 pub(crate) fn on<R>(tensor: &Tensor, f: impl FnOnce(Gpu<'_>) -> Result<R>) -> Option<Result<R>> {
     match tensor.device() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::layer::FeedforwardNorms;
 use super::{Config, Layer, LayerConfig, Model};
@@ -71,10 +72,13 @@ impl Model {
     /// When the device has no room for it.
     pub fn init(config: &Config, dtype: DType, device: &Device, seed: u64) -> Result<Self> {
         let std = config.initializer_range as f32;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut stream = 0;
         build(config, dtype, device, &mut |_, shape, role| {
             let tensor = match role {
-                Role::Matrix => normal(&mut rng, std, shape, device)?,
+                Role::Matrix => {
+                    stream += 1;
+                    normal(seed, stream << 32, std, shape, device)?
+                }
                 Role::Norm if !config.gemma => Tensor::ones(shape, DType::F32, device)?,
                 Role::Norm | Role::Bias => Tensor::zeros(shape, DType::F32, device)?,
             };
@@ -122,16 +126,20 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Normally distributed values, by Box and Muller's transform.
-fn normal(rng: &mut ChaCha8Rng, std: f32, shape: Shape, device: &Device) -> Result<Tensor> {
-    let count = shape.elem_count();
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        let radius = std * (-2. * (1. - rng.random::<f32>()).ln()).sqrt();
-        let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
-        values.extend([radius * cos, radius * sin]);
-    }
-    values.truncate(count);
+/// Normally distributed values, by Box and Muller's transform. Each run of them has a stream of numbers of its own,
+/// from number `first` on, so that any number of threads gives the same.
+fn normal(seed: u64, first: u64, std: f32, shape: Shape, device: &Device) -> Result<Tensor> {
+    const RUN: usize = 1 << 16;
+    let mut values = vec![0f32; shape.elem_count()];
+    values.par_chunks_mut(RUN).enumerate().for_each(|(i, run)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(first + i as u64);
+        for pair in run.chunks_mut(2) {
+            let radius = std * (-2. * (1. - rng.random::<f32>()).ln()).sqrt();
+            let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
+            pair.iter_mut().zip([cos, sin]).for_each(|(value, of)| *value = radius * of);
+        }
+    });
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 

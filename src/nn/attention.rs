@@ -91,7 +91,10 @@ impl SelfAttention {
             }
         };
         let (k, v) = match cache {
-            Some((cache, at)) => cache.append(&k, &v, at)?,
+            Some((cache, at)) => match keys {
+                Keys::OnDevice(ranges) => cache.append_at(&k, &v, ranges)?,
+                _ => cache.append(&k, &v, at)?,
+            },
             None => (k, v),
         };
         let options = ops::Attention {

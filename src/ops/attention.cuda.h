@@ -31,7 +31,9 @@ struct Attention {
     float softcap;  // 0: none
     int causal;
     int window;  // negative: none
-    int mask;    // what `keys` is: 0 nothing, 1 [first, end) for each batch row, 2 document starts
+    // What `keys` is: 0 nothing, 1 [first, end) for each batch row, 2 document starts, 3 as 1, and the only query stands
+    // at the last of them.
+    int mask;
     int splits;  // of the keys, in the kernel for few queries
     int pad;
 };
@@ -41,6 +43,11 @@ struct Range {
 };
 
 DEVICE Range visible(const Attention& p, const int* keys, int b, int i) {
+    if (p.mask == 3) {
+        const int to = min(keys[2 * b + 1], p.tk);
+        const int from = p.window < 0 ? keys[2 * b] : max(keys[2 * b], to - p.window);
+        return {from, max(from, to)};
+    }
     const int position = max(p.tk + i - p.tq, 0);
     int from = 0, to = p.tk;
     if (p.causal) to = position + 1;

@@ -9,6 +9,8 @@ pub(crate) mod adamw;
 mod attention;
 mod coverage;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) mod decode_state;
 mod dora_linear;
 mod dropout;
 mod embedding;

@@ -1,7 +1,7 @@
 //! Matrix products through cuBLAS, into memory that may hold a sum to add to.
 
 use super::super::gpu::{Buffer, Operand};
-use super::{read, write};
+use super::{profile, read, write};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Error, Result, Storage, bail};
@@ -39,31 +39,35 @@ pub(in super::super) fn product(
         false => sys::cublasOperation_t::CUBLAS_OP_N,
     };
     let c_pointer = c_pointer + (at * size) as u64;
-    // cuBLAS keeps columns together where we keep rows, so it is asked for the transposed product: b first.
-    // SAFETY: the operands hold m x k and k x n elements and c m x n from `at` on, which `Gpu::product` has checked.
-    unsafe {
-        result::gemm_ex(
-            *blas.handle(),
-            op(b.transposed),
-            op(a.transposed),
-            n as i32,
-            m as i32,
-            k as i32,
-            std::ptr::from_ref(&alpha).cast::<c_void>(),
-            b_pointer as *const c_void,
-            kind(b.x.dtype())?,
-            b.stride as i32,
-            a_pointer as *const c_void,
-            kind(a.x.dtype())?,
-            a.stride as i32,
-            std::ptr::from_ref(&beta).cast::<c_void>(),
-            c_pointer as *mut c_void,
-            c_kind,
-            n as i32,
-            // The sum is f32 whatever the operands are, and f32 operands are not rounded.
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-        )
-    }
-    .map_err(|e| Error::Msg(format!("matmul: {m}x{k} by {k}x{n}: {e:?}")))
+    let multiply = || {
+        // cuBLAS keeps columns together where we keep rows, so it is asked for the transposed product: b first.
+        // SAFETY: the operands hold m x k and k x n elements and c m x n from `at` on, which `Gpu::product` has checked.
+        unsafe {
+            result::gemm_ex(
+                *blas.handle(),
+                op(b.transposed),
+                op(a.transposed),
+                n as i32,
+                m as i32,
+                k as i32,
+                std::ptr::from_ref(&alpha).cast::<c_void>(),
+                b_pointer as *const c_void,
+                kind(b.x.dtype())?,
+                b.stride as i32,
+                a_pointer as *const c_void,
+                kind(a.x.dtype())?,
+                a.stride as i32,
+                std::ptr::from_ref(&beta).cast::<c_void>(),
+                c_pointer as *mut c_void,
+                c_kind,
+                n as i32,
+                // The sum is f32 whatever the operands are, and f32 operands are not rounded.
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|e| Error::Msg(format!("matmul: {m}x{k} by {k}x{n}: {e:?}")))
+    };
+    let name = || format!("{m}x{k} by {k}x{n}{}", if beta == 0.0 { "" } else { " + c" });
+    profile::span(&stream, name, multiply)
 }

@@ -126,6 +126,7 @@ impl<'a> Call<'a> {
                 Keys::All => 0,
                 Keys::Rows(_) => 1,
                 Keys::Documents(_) => 2,
+                Keys::OnDevice(_) => 3,
             },
             splits: 1,
             pad: 0,
@@ -226,6 +227,7 @@ fn single_shared(d: usize, count: usize, weights: usize, rows: usize) -> usize {
 fn mask(gpu: Gpu<'_>, options: &Attention, tk: usize) -> Result<Option<Tensor>> {
     let mut positions: Vec<u32> = match &options.keys {
         Keys::All => return Ok(None),
+        Keys::OnDevice(ranges) => return Ok(Some(ranges.clone())),
         Keys::Rows(rows) => rows.iter().flat_map(|(from, to)| [*from, *to]).collect(),
         Keys::Documents(starts) => starts.to_vec(),
     };
