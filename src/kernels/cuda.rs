@@ -8,10 +8,11 @@ pub(super) mod profile;
 use super::gpu::{Arg, Key, Launch, source};
 use super::{Input, Memory};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop, result, sys,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
+    result, sys,
 };
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice};
-use candle_core::{Error, Result, Storage, bail};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice};
+use candle_core::{DType, Error, Result, Storage, bail};
 pub(super) use gemm::product;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -49,7 +50,7 @@ pub(super) fn launch(
     args: &mut [Arg<'_>],
     params: &[u8],
 ) -> Result<()> {
-    let stream = device.cuda_stream();
+    let stream = graph::stream(device);
     let function = function(stream.context(), launch)?;
     let mut pointers = Vec::with_capacity(args.len());
     let mut guards = Vec::with_capacity(args.len());
@@ -100,6 +101,32 @@ pub(super) fn launch(
             .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
         },
     )
+}
+
+/// Memory that is taken and given back on `stream`, and that nothing has written yet.
+pub(super) fn memory(
+    device: &CudaDevice,
+    stream: &Arc<CudaStream>,
+    len: usize,
+    dtype: DType,
+) -> Result<CudaStorage> {
+    /// As [`memory`], of one type.
+    fn of<T: CudaDType + DeviceRepr>(
+        device: &CudaDevice,
+        stream: &Arc<CudaStream>,
+        len: usize,
+    ) -> Result<CudaStorage> {
+        // SAFETY: as of every `Buffer`, a kernel writes every element before one is read.
+        let slice = unsafe { stream.alloc::<T>(len) }.map_err(Error::wrap)?;
+        Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
+    }
+    match dtype {
+        DType::F32 => of::<f32>(device, stream, len),
+        DType::F16 => of::<half::f16>(device, stream, len),
+        DType::BF16 => of::<half::bf16>(device, stream, len),
+        DType::U32 => of::<u32>(device, stream, len),
+        _ => bail!("cuda graph: wants f32, f16, bf16 or u32, got {dtype:?}"),
+    }
 }
 
 pub(crate) type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);

@@ -151,15 +151,20 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
         scale: config.gemma.then(|| (hidden as f64).sqrt()),
         padding: config.pad_token_id,
     };
-    let layers = (config.layers.iter().enumerate())
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut, reason = "CUDA joins products"))]
+    let mut layers = (config.layers.iter().enumerate())
         .map(|(i, this)| layer(&mut Part { config, path: format!("{prefix}.layers.{i}"), source }, *this))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<Layer>>>()?;
     let norm = Part { config, path: prefix.clone(), source }.norm("norm", hidden)?;
     let lm_head = match config.tie_word_embeddings {
         true => None,
         false => Some(source("lm_head.weight", table.into(), Role::Matrix)?),
     };
     let ropes = config.ropes.iter().map(|rope| Rope::new(rope.clone(), device)).collect();
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        layers.iter_mut().try_for_each(Layer::join)?;
+    }
     Ok(Model {
         config: config.clone(),
         embed_tokens,
@@ -236,7 +241,18 @@ fn attention(part: &mut Part, window: Option<usize>) -> Result<SelfAttention> {
         false => (None, None),
     };
     let scale = config.attention_scale;
-    Ok(SelfAttention { projections, o_proj, q_norm, k_norm, heads, kv_heads, scale, window })
+    Ok(SelfAttention {
+        projections,
+        o_proj,
+        q_norm,
+        k_norm,
+        heads,
+        kv_heads,
+        scale,
+        window,
+        #[cfg(feature = "cuda")]
+        joined: None,
+    })
 }
 
 fn mlp(part: &mut Part) -> Result<Mlp> {
@@ -250,5 +266,11 @@ fn mlp(part: &mut Part) -> Result<Mlp> {
         },
     };
     let down_proj = part.linear("mlp.down_proj", inner, hidden, bias)?;
-    Ok(Mlp { gate_up, down_proj, activation: config.activation })
+    Ok(Mlp {
+        gate_up,
+        down_proj,
+        activation: config.activation,
+        #[cfg(feature = "cuda")]
+        joined: None,
+    })
 }

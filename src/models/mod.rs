@@ -21,7 +21,7 @@ mod qwen2;
 mod qwen3;
 mod raw;
 #[cfg(feature = "cuda")]
-pub(crate) mod replay;
+mod replay;
 mod rope;
 mod weights;
 

@@ -22,7 +22,7 @@ pub struct KvCache {
     pub(crate) regime: usize,
     /// The pass over the next token.
     #[cfg(feature = "cuda")]
-    pub(crate) replay: Option<crate::models::replay::Replay>,
+    pub(crate) replay: Option<super::Replay>,
 }
 
 /// The cache of one layer.

@@ -24,7 +24,8 @@ constexpr int NONE = 0x7fffffff;
 // Mirrored in Rust. Strides are in elements, of batch row, head and position.
 struct Attention {
     u64 q[3], k[3], v[3];
-    u64 y[3];   // and of g and dq
+    u64 y[3];  // and of g
+    u64 dq[3];
     u64 dk[3];  // and of dv
     int batch, heads, kv_heads, tq, tk;
     float scale;

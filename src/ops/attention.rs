@@ -8,7 +8,7 @@
 
 mod backward;
 #[cfg(any(feature = "cuda", all(test, feature = "host")))]
-mod cuda;
+pub(super) mod cuda;
 mod forward;
 #[cfg(any(feature = "metal", feature = "host"))]
 mod metal;

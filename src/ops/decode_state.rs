@@ -2,7 +2,6 @@
 
 use crate::kernels::Held;
 use crate::kernels::gpu::{self, Arg, Launch, Unit, unit};
-use crate::nn::Rotation;
 use bytemuck::NoUninit;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -34,7 +33,12 @@ impl DecodeState {
             self.words.slice_set(&words, 0, self.rows)?;
             self.known = Some((starts.to_vec(), len));
         }
-        self.words.slice_set(&ids.flatten_all()?.to_dtype(DType::U32)?, 0, 0)
+        self.words.slice_set(&ids.flatten_all()?.to_dtype(DType::U32)?.to_device(self.words.device())?, 0, 0)
+    }
+
+    /// What the GPU has is not what is to come.
+    pub fn forget(&mut self) {
+        self.known = None;
     }
 
     /// The GPU has counted up.
@@ -54,11 +58,9 @@ impl DecodeState {
         self.words.narrow(0, self.rows, 2 * self.rows)?.reshape((self.rows, 2))
     }
 
-    /// The rotation of the rows' positions, out of a table of all.
-    pub fn rotation(&self, table: &Rotation) -> Result<Rotation> {
-        let positions = self.words.narrow(0, 3 * self.rows, self.rows)?.reshape((self.rows, 1))?;
-        let of = |table: &Tensor| super::embedding(&positions, table);
-        Ok(Rotation { cos: of(&table.cos)?, sin: of(&table.sin)? })
+    /// The rows' positions, (B, 1).
+    pub fn positions(&self) -> Result<Tensor> {
+        self.words.narrow(0, 3 * self.rows, self.rows)?.reshape((self.rows, 1))
     }
 }
 

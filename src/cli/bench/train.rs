@@ -123,7 +123,8 @@ impl<'a> Steps<'a> {
         let optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
         let input_ids = tokens(1, model.config.vocab_size, rows * len);
         // The last position of a row has no target.
-        let target = |i: usize| if (i + 1) % len == 0 { IGNORED } else { i64::from(input_ids[i + 1]) };
+        let target =
+            |i: usize| if (i + 1).is_multiple_of(len) { IGNORED } else { i64::from(input_ids[i + 1]) };
         let batch = Batch {
             targets: (0..rows * len).map(target).collect(),
             lengths: vec![len; rows],

@@ -97,9 +97,9 @@ impl Lora {
         with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
             let bias = self.base.bias.is_some().then_some(bias);
             if Few::fits(x, w) && self.base.dropout.is_none() {
-                let t = Few { x, w: a, bias: None, low: None }.run(gpu)?.reshape((m, r));
+                let t = Few { x, w: a, bias: None, low: None, onto: None }.run(gpu)?.reshape((m, r));
                 let low = Some(Low { b, t: t.input(Self::NAME), scale });
-                let y = Few { x, w, bias, low }.run(gpu)?;
+                let y = Few { x, w, bias, low, onto: None }.run(gpu)?;
                 self.on_gpu.set(t.tensor()).ok();
                 return Ok(y);
             }
