@@ -39,8 +39,9 @@ fn function(context: &Arc<CudaContext>, launch: &Launch<'_>) -> Result<CudaFunct
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, launch.shared as i32).map_err(Error::wrap)?;
     }
-    FUNCTIONS.lock().unwrap_or_else(|e| e.into_inner()).insert(key, function.clone());
-    Ok(function)
+    // Another thread may have been first: what is here once stays, as a graph may hold it by its address.
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(|e| e.into_inner());
+    Ok(functions.entry(key).or_insert(function).clone())
 }
 
 /// Launches a kernel on the device's stream.
