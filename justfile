@@ -40,7 +40,7 @@ test:
 
 # Our ops against their references.
 bench:
-    cargo bench --bench ops
+    cargo run --release -- bench ops
 
 # Against the peers from PyPI; `python` has benches/peers/requirements.txt.
 peers python="python3":

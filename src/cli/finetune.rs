@@ -12,6 +12,7 @@ use crate::train::memory::{self, MemoryPlan};
 use crate::train::metrics;
 use crate::train::report::{self, Report, Sample};
 use crate::train::run_dir::RunDir;
+use crate::train::step::GradCheckpoint;
 use crate::train::trainer::{Outcome, TrainOptions, train_in};
 use std::path::Path;
 
@@ -90,25 +91,34 @@ impl FineTune {
         )))
     }
 
+    /// Runs as few layers again in backward as the memory plan lets fit.
+    pub fn choose_checkpoints(&mut self) {
+        let (rows, len) = self.largest_batch();
+        let available = memory::available(self.model.device());
+        self.options.grad_checkpoint =
+            available.map_or(GradCheckpoint::None, |bytes| MemoryPlan::choose(&self.model, rows, len, bytes));
+    }
+
     /// Refuses a run that needs more memory than there is, and says what would fit.
     pub fn must_fit(&self) -> anyhow::Result<()> {
         let Some(available) = memory::available(self.model.device()) else { return Ok(()) };
         let (rows, len) = self.largest_batch();
         let kept = self.options.grad_checkpoint;
-        let wanted = |rows: usize, len: usize, checkpoint: bool| {
+        let wanted = |rows: usize, len: usize, checkpoint: GradCheckpoint| {
             MemoryPlan::new(&self.model, rows, len, checkpoint).to_come() as u64
         };
+        let all = GradCheckpoint::All;
         if wanted(rows, len, kept) <= available {
             return Ok(());
         }
         let halves = |from| std::iter::successors(Some(from / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         let mut fits = Vec::new();
-        let checkpointed = !kept && wanted(rows, len, true) <= available;
+        let checkpointed = kept != all && wanted(rows, len, all) <= available;
         if checkpointed {
             fits.push("--grad-checkpoint".to_string());
         }
-        let ways = [("", kept), ("--grad-checkpoint with ", true)];
-        for (also, checkpoint) in ways.into_iter().take(if kept || checkpointed { 1 } else { 2 }) {
+        let ways = [("", kept), ("--grad-checkpoint with ", all)];
+        for (also, checkpoint) in ways.into_iter().take(if kept == all || checkpointed { 1 } else { 2 }) {
             let fewer = halves(rows).find(|rows| wanted(*rows, len, checkpoint) <= available);
             let shorter = halves(len).find(|len| wanted(rows, *len, checkpoint) <= available);
             fits.extend(fewer.map(|rows| format!("{also}--batch-size {rows}")));

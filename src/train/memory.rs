@@ -1,5 +1,6 @@
 //! The memory plan: what a run will hold at its peak, told before step 1.
 
+use super::step::GradCheckpoint;
 use crate::device;
 use crate::models::{Config, Layer, Model};
 use crate::nn::Linear;
@@ -28,7 +29,7 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// The plan for training `model` on batches of `rows` x `len`.
-    pub fn new(model: &Model, rows: usize, len: usize, grad_checkpoint: bool) -> Self {
+    pub fn new(model: &Model, rows: usize, len: usize, grad_checkpoint: GradCheckpoint) -> Self {
         let vars = model.trainable();
         let trained: usize = vars.iter().map(|(_, v)| v.elem_count()).sum();
         let factors =
@@ -47,10 +48,22 @@ impl MemoryPlan {
             let dora = linears.filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
             shape.layer_kept() + shape.outputs(dora.map(Linear::out_features).sum())
         };
-        let (activations, rerun) = match grad_checkpoint {
-            true => (reached.len() * shape.layer_input(), reached.iter().map(kept).max().unwrap_or(0)),
-            false => (reached.iter().map(kept).sum(), 0),
+        let (mut activations, mut rerun) = (0, 0);
+        for (i, layer) in reached.iter().enumerate() {
+            match grad_checkpoint.covers(i) {
+                true => {
+                    activations += shape.layer_input();
+                    rerun = rerun.max(kept(layer));
+                }
+                false => activations += kept(layer),
+            }
+        }
+        // The first layers come last in backward, when what the others kept is free again.
+        let free: usize = match grad_checkpoint {
+            GradCheckpoint::First(count) => reached.iter().skip(count).map(kept).sum(),
+            _ => 0,
         };
+        let rerun = rerun.saturating_sub(free);
         MemoryPlan {
             weights,
             adapters: if full { 0 } else { 4 * trained },
@@ -59,6 +72,22 @@ impl MemoryPlan {
             activations,
             transient: head.max(rerun + shape.layer_backward()),
         }
+    }
+
+    /// The layers to run again, as few as let a batch of `rows` x `len` fit into `available` bytes, a tenth of which is
+    /// left; all of them if nothing fits.
+    pub fn choose(model: &Model, rows: usize, len: usize, available: u64) -> GradCheckpoint {
+        let layers = model.layers().len();
+        let ways = (0..=layers).map(|count| match count {
+            0 => GradCheckpoint::None,
+            count if count == layers => GradCheckpoint::All,
+            count => GradCheckpoint::First(count),
+        });
+        let fits = |way: &GradCheckpoint| {
+            let wants = MemoryPlan::new(model, rows, len, *way).to_come() as u64;
+            wants <= available - available / 10
+        };
+        ways.into_iter().find(fits).unwrap_or(GradCheckpoint::All)
     }
 
     /// What comes on top of a model that is loaded.

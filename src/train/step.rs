@@ -14,12 +14,52 @@ use crate::models::{Context, Model};
 use crate::nn::Pass;
 use crate::ops::{self, CrossEntropy, linear_cross_entropy};
 use candle_core::{Device, Tensor, Var};
+use std::fmt;
+
+/// Which layers keep their input only, and are run again in backward: less memory, more time, the same gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GradCheckpoint {
+    /// None.
+    #[default]
+    None,
+    /// So many, from the first that backward reaches.
+    First(usize),
+    /// All.
+    All,
+}
+
+impl GradCheckpoint {
+    /// Whether layer `i` is one, counted from the first that backward reaches.
+    pub fn covers(self, i: usize) -> bool {
+        match self {
+            GradCheckpoint::None => false,
+            GradCheckpoint::First(count) => i < count,
+            GradCheckpoint::All => true,
+        }
+    }
+}
+
+impl From<bool> for GradCheckpoint {
+    fn from(all: bool) -> Self {
+        if all { GradCheckpoint::All } else { GradCheckpoint::None }
+    }
+}
+
+impl fmt::Display for GradCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GradCheckpoint::None => f.write_str("no layers"),
+            GradCheckpoint::First(count) => write!(f, "the first {count} layers"),
+            GradCheckpoint::All => f.write_str("all layers"),
+        }
+    }
+}
 
 /// How a step runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepOptions {
-    /// Keep each layer's input only, and run the layer again in backward.
-    pub grad_checkpoint: bool,
+    /// Which layers keep their input only.
+    pub grad_checkpoint: GradCheckpoint,
     /// What LoRA dropout is drawn from; none for no dropout.
     pub dropout_seed: Option<u64>,
 }
@@ -96,7 +136,7 @@ fn step(
             continue;
         }
         let leaves: &[&Tensor] = if reached { &[&x] } else { &[] };
-        let (y, tape) = match options.grad_checkpoint {
+        let (y, tape) = match options.grad_checkpoint.covers(saved.len()) {
             true => (layer.forward(&x, &silent)?, None),
             false => {
                 let (y, tape) = Tape::record(leaves, || layer.forward(&x, &context))?;

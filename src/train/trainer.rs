@@ -7,7 +7,7 @@ use super::optim::AdamWConfig;
 use super::run::Run;
 use super::run_dir::{RunDir, Start};
 use super::schedule::Schedule;
-use super::step::{self, Gradients, StepOptions};
+use super::step::{self, GradCheckpoint, Gradients, StepOptions};
 use crate::error::{Error, NotFinite, Result};
 use crate::models::Model;
 use crate::ops::covered;
@@ -44,8 +44,8 @@ pub struct TrainOptions {
     pub pack: bool,
     /// What happens when a loss or a gradient is not finite.
     pub on_nan: OnNan,
-    /// Keep layer inputs only, and run layers again in backward.
-    pub grad_checkpoint: bool,
+    /// Which layers keep their input only, and are run again in backward.
+    pub grad_checkpoint: GradCheckpoint,
     /// What the order of the data and dropout are drawn from.
     pub seed: u64,
     /// The directory of the adapter, its checkpoints and `metrics.jsonl`.
@@ -81,7 +81,7 @@ impl Default for TrainOptions {
             save_total_limit: None,
             pack: false,
             on_nan: OnNan::Stop,
-            grad_checkpoint: false,
+            grad_checkpoint: GradCheckpoint::None,
             seed: 0,
             output: "adapters".into(),
             start: Start::New,

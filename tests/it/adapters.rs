@@ -12,7 +12,7 @@ use metal_candle::load::{PeftConfig, TargetModules, Weights, safetensors};
 use metal_candle::models::Model;
 use metal_candle::ops::Keys;
 use metal_candle::train::checkpoint::Checkpoint;
-use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
+use metal_candle::train::step::{GradCheckpoint, Gradients, StepOptions, loss_and_gradients};
 use serde_json::Value;
 
 /// `tests/fixtures/peft`: what they are is in `make.py`.
@@ -244,7 +244,7 @@ fn a_new_dora_with_saved_modules_computes_what_the_model_did() {
             }
             let batch = batch(&golden).unwrap();
             let vars = model.trainable();
-            let options = StepOptions { grad_checkpoint: false, dropout_seed: Some(1) };
+            let options = StepOptions { grad_checkpoint: GradCheckpoint::None, dropout_seed: Some(1) };
             let mut gradients = Gradients::default();
             let dropped = loss_and_gradients(&model, &vars, &batch, 1., options, &mut gradients).unwrap();
             for (tensor, var) in &vars {
@@ -252,7 +252,7 @@ fn a_new_dora_with_saved_modules_computes_what_the_model_did() {
                 assert!(size.is_finite() && size > 0., "{name} {dtype:?}: {tensor}: {size}");
             }
             // The same elements are dropped when a layer is run again.
-            let options = StepOptions { grad_checkpoint: true, ..options };
+            let options = StepOptions { grad_checkpoint: GradCheckpoint::All, ..options };
             let mut again = Gradients::default();
             let repeated = loss_and_gradients(&model, &vars, &batch, 1., options, &mut again).unwrap();
             assert_eq!(dropped, repeated);

@@ -1,5 +1,10 @@
 //! The memory plan against the truth: what the process held at its peak.
 
+use candle_core::{DType, Device};
+use metal_candle::load::adapter::PeftConfig;
+use metal_candle::models::Model;
+use metal_candle::train::memory::MemoryPlan;
+use metal_candle::train::step::GradCheckpoint;
 use std::path::Path;
 use std::process::Command;
 
@@ -59,4 +64,30 @@ fn the_plan_is_near_what_is_held() {
         held.push(peak);
     }
     assert!(held[1] < 0.6 * held[0], "checkpointing holds {} of {} GB", held[1], held[0]);
+}
+
+#[test]
+fn as_few_layers_are_run_again_as_let_a_batch_fit() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+    let mut model = Model::from_dir(&directory, DType::F32, &Device::Cpu).unwrap();
+    model.add_lora(&PeftConfig { r: 4, ..Default::default() }, 0).unwrap();
+    let (rows, len, layers) = (4, 512, model.layers().len());
+    let plan = |way| MemoryPlan::new(&model, rows, len, way).to_come() as u64;
+    let (none, all) = (plan(GradCheckpoint::None), plan(GradCheckpoint::All));
+    assert!(layers > 1 && all < none);
+    let mut before = layers + 1;
+    for share in 0..=20 {
+        let available = all + (none * 5 / 4 - all) * share / 20;
+        let chosen = MemoryPlan::choose(&model, rows, len, available);
+        let count = (0..=layers).find(|i| !chosen.covers(*i)).unwrap_or(layers);
+        assert!(count <= before, "{chosen} with {available} bytes");
+        assert!(chosen == GradCheckpoint::All || plan(chosen) <= available - available / 10);
+        // One layer fewer would not have fitted.
+        if count > 0 {
+            let fewer = if count == 1 { GradCheckpoint::None } else { GradCheckpoint::First(count - 1) };
+            assert!(plan(fewer) > available - available / 10, "{chosen} with {available} bytes");
+        }
+        before = count;
+    }
+    assert_eq!(before, 0);
 }

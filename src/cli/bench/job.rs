@@ -159,16 +159,7 @@ impl Told {
     /// Writes what `--results` and `--json` promise.
     pub fn tell(&self, all: &[Line]) -> anyhow::Result<()> {
         if let Some(path) = &self.results {
-            crate::load::atomic::replace(path, |temporary| {
-                let write = || -> std::io::Result<()> {
-                    let mut file = std::io::BufWriter::new(std::fs::File::create(temporary)?);
-                    for line in all {
-                        writeln!(file, "{}", serde_json::to_string(line)?)?;
-                    }
-                    file.flush()
-                };
-                write().map_err(crate::Error::io(temporary))
-            })?;
+            write_lines(path, all)?;
         }
         match self.json {
             true => super::super::terminal::json(&serde_json::json!({ "lines": all })),
@@ -193,6 +184,21 @@ impl Told {
         }
         Ok(())
     }
+}
+
+/// Writes measurements, a line of JSON each.
+pub fn write_lines(path: &Path, all: &[impl Serialize]) -> anyhow::Result<()> {
+    crate::load::atomic::replace(path, |temporary| {
+        let write = || -> std::io::Result<()> {
+            let mut file = std::io::BufWriter::new(std::fs::File::create(temporary)?);
+            for line in all {
+                writeln!(file, "{}", serde_json::to_string(line)?)?;
+            }
+            file.flush()
+        };
+        write().map_err(crate::Error::io(temporary))
+    })?;
+    Ok(())
 }
 
 /// The time that `f` takes until the device has done its work.

@@ -88,7 +88,8 @@ struct Line<'a> {
     date: &'a str,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+/// Seconds of a measurement.
+pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds.is_finite() && (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("wants seconds up to 3600".into()),

@@ -3,6 +3,7 @@
 mod generate;
 pub mod job;
 pub mod matmul;
+mod ops;
 mod overhead;
 mod train;
 
@@ -11,6 +12,7 @@ mod train;
 #[command(after_help = "Examples:
   metal-candle bench train --model ./Qwen3-0.6B
   metal-candle bench generate --model ./Qwen3-0.6B
+  metal-candle bench ops --op rms_norm
   metal-candle bench matmul
   metal-candle bench overhead --size 64,256")]
 pub struct Args {
@@ -22,6 +24,7 @@ pub struct Args {
 enum What {
     Train(train::Args),
     Generate(generate::Args),
+    Ops(ops::Args),
     Matmul(matmul::Args),
     Overhead(overhead::Args),
 }
@@ -31,6 +34,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.what {
         What::Train(args) => train::run(args),
         What::Generate(args) => generate::run(args),
+        What::Ops(args) => ops::run(args),
         What::Matmul(args) => matmul::run(args),
         What::Overhead(args) => overhead::run(args),
     }

@@ -7,7 +7,7 @@ use crate::models::Model;
 use crate::train::data::{Batch, IGNORED};
 use crate::train::memory::MemoryPlan;
 use crate::train::optim::{AdamW, AdamWConfig};
-use crate::train::step::{Gradients, StepOptions, backward};
+use crate::train::step::{GradCheckpoint, Gradients, StepOptions, backward};
 use candle_core::Var;
 
 /// Measure LoRA steps: forward, backward, clipping and AdamW
@@ -57,8 +57,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         model.add_lora(&lora, 0)?;
         for &rows in &args.batch_size {
             for &len in &args.length {
-                let plan = MemoryPlan::new(&model, rows, len, args.grad_checkpoint).total() as f64 / 1e9;
-                let mut steps = Steps::new(&model, rows, len, args.grad_checkpoint)?;
+                let plan =
+                    MemoryPlan::new(&model, rows, len, args.grad_checkpoint.into()).total() as f64 / 1e9;
+                let mut steps = Steps::new(&model, rows, len, args.grad_checkpoint.into())?;
                 let line = |job, samples: &[_]| Line {
                     batch: rows,
                     length: len,
@@ -118,7 +119,12 @@ struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    fn new(model: &'a Model, rows: usize, len: usize, grad_checkpoint: bool) -> crate::Result<Self> {
+    fn new(
+        model: &'a Model,
+        rows: usize,
+        len: usize,
+        grad_checkpoint: GradCheckpoint,
+    ) -> crate::Result<Self> {
         let vars = model.trainable();
         let optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
         let input_ids = tokens(1, model.config.vocab_size, rows * len);

@@ -36,6 +36,47 @@ impl FineTuneType {
     }
 }
 
+/// When layers keep their input only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(from = "WrittenCheckpoints", rename_all = "snake_case")]
+pub enum Checkpoints {
+    /// Never
+    #[default]
+    Off,
+    /// All layers
+    On,
+    /// As few layers as fit
+    Auto,
+}
+
+/// [`Checkpoints`] in a file: mlx-lm has true and false.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "true, false or auto")]
+enum WrittenCheckpoints {
+    Flag(bool),
+    Name(CheckpointsName),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CheckpointsName {
+    Off,
+    On,
+    Auto,
+}
+
+impl From<WrittenCheckpoints> for Checkpoints {
+    fn from(written: WrittenCheckpoints) -> Self {
+        match written {
+            WrittenCheckpoints::Flag(false) | WrittenCheckpoints::Name(CheckpointsName::Off) => {
+                Checkpoints::Off
+            }
+            WrittenCheckpoints::Flag(true) | WrittenCheckpoints::Name(CheckpointsName::On) => Checkpoints::On,
+            WrittenCheckpoints::Name(CheckpointsName::Auto) => Checkpoints::Auto,
+        }
+    }
+}
+
 /// The optimiser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,9 +267,9 @@ pub struct Args {
     /// The part of a single data file held out for validation [default: 0.1]
     #[arg(long, value_name = "PART")]
     pub valid_fraction: Option<f64>,
-    /// Keep layer inputs only and run layers again in backward: less memory, more time
-    #[arg(long)]
-    pub grad_checkpoint: bool,
+    /// Keep layer inputs only and run layers again in backward: less memory, more time; auto does so with as few layers as the memory plan lets fit
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub grad_checkpoint: Option<Checkpoints>,
     /// What computes: auto (a GPU if there is one), cpu, cuda, cuda:N or metal [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Choice>,

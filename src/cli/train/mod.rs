@@ -20,7 +20,7 @@ use crate::train::resume;
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{OnNan, Outcome, TrainOptions, evaluate};
 use anyhow::ensure;
-use args::{FineTuneType, NanPolicy};
+use args::{Checkpoints, FineTuneType, NanPolicy};
 use candle_core::{DType, Device};
 use std::path::Path;
 
@@ -158,14 +158,18 @@ fn prepare(args: &Args) -> anyhow::Result<FineTune> {
             NanPolicy::Stop => OnNan::Stop,
             NanPolicy::Skip => OnNan::Skip(SKIPPED_IN_A_ROW),
         },
-        grad_checkpoint: args.grad_checkpoint,
+        grad_checkpoint: (args.grad_checkpoint == Some(Checkpoints::On)).into(),
         seed,
         output,
         start,
     };
     let made_of = fingerprint(&model, &splits.train, &splits.valid, &checkpoint, &options)?;
     run_dir.check(&made_of, iters)?;
-    Ok(FineTune { dir, run_dir, model, tokenizer, template, splits, checkpoint, options })
+    let mut tune = FineTune { dir, run_dir, model, tokenizer, template, splits, checkpoint, options };
+    if args.grad_checkpoint == Some(Checkpoints::Auto) {
+        tune.choose_checkpoints();
+    }
+    Ok(tune)
 }
 
 /// Refuses a model that leaves no memory before it takes it.
@@ -202,6 +206,9 @@ fn go(args: &Args, run: &FineTune) -> anyhow::Result<Finished> {
     }
     if let Some(packing) = run.packing()? {
         lines.say(packing);
+    }
+    if args.grad_checkpoint == Some(Checkpoints::Auto) {
+        lines.say(format!("Checkpointing: {}", run.options.grad_checkpoint));
     }
     lines.say(format!("Memory plan: {}", run.memory_plan()));
     if !args.ignore_memory_plan {

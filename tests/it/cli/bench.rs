@@ -88,3 +88,51 @@ fn an_apple_gpu_is_measured() {
     assert!(entries.iter().all(|entry| entry["times"]["mps"]["median_us"].as_f64().unwrap() > 0.0));
     assert_eq!(entries.len(), 3);
 }
+
+#[test]
+fn ops_and_whole_jobs_are_measured() {
+    let place = Place::new();
+    place.model("qwen2");
+    let done = run(
+        &place,
+        "bench ops --device cpu --op swiglu --dtype bf16 --seconds 0 --results ops.jsonl --json",
+        None,
+    );
+    let all = done.ok().json();
+    let of = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap().to_string();
+    let lines = all["lines"].as_array().unwrap();
+    assert!(lines.iter().all(|line| of(line, "op") == "swiglu" && line["median_us"].as_f64().unwrap() > 0.0));
+    for (pass, provider) in [("fwd", "candle"), ("fwd+bwd", "metal-candle")] {
+        assert!(
+            lines.iter().any(|line| of(line, "pass") == pass && of(line, "provider") == provider),
+            "{all}"
+        );
+    }
+    let written = std::fs::read_to_string(place.path("ops.jsonl")).unwrap();
+    assert_eq!(written.lines().count(), lines.len());
+    let error = run(&place, "bench ops --op softmix", None).error();
+    assert!(error.contains("--op: wants a part of one of softmax, "), "{error}");
+
+    let common = "--model model --device cpu --json";
+    let steps =
+        format!("bench train {common} --batch-size 1,2 --length 16 --rank 2 --steps 3 --results train.jsonl");
+    let all = run(&place, &steps, None).ok().json();
+    let lines = all["lines"].as_array().unwrap();
+    let jobs: Vec<String> = lines.iter().map(|line| of(line, "job")).collect();
+    assert_eq!(jobs, ["first_step", "lora_step", "lora_step"], "{all}");
+    for (line, batch) in lines[1..].iter().zip([1, 2]) {
+        assert_eq!((&line["batch"], &line["length"], &line["rank"]), (&batch.into(), &16.into(), &2.into()));
+        let (ms, rate) = (line["median_ms"].as_f64().unwrap(), line["tokens_per_s"].as_f64().unwrap());
+        assert!((rate - 16e3 * f64::from(batch) / ms).abs() < 1e-6 * rate, "{line}");
+        assert!(line["samples"] == 3 && line["peak_gb"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    assert_eq!(std::fs::read_to_string(place.path("train.jsonl")).unwrap().lines().count(), 3);
+
+    let tokens = format!("bench generate {common} --random-weights --prompt-tokens 5 --tokens 4 --repeats 2");
+    let all = run(&place, &tokens, None).ok().json();
+    let jobs: Vec<String> = all["lines"].as_array().unwrap().iter().map(|line| of(line, "job")).collect();
+    assert_eq!(jobs, ["first_token", "prefill", "decode"], "{all}");
+    assert_eq!(all["lines"][2]["samples"], 8);
+    let error = run(&place, "bench train --model model --batch-size 0", None);
+    assert!(error.stderr.contains("wants a number from 1 on"), "{}", error.stderr);
+}

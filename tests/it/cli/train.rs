@@ -89,6 +89,20 @@ fn flags_win_over_yaml_and_yaml_over_defaults() {
     assert_eq!(config["target_modules"], serde_json::json!(["self_attn.q_proj"]));
     assert_eq!(config["lora_dropout"], 0.1);
 
+    for (written, shown) in [("auto", Some("Checkpointing: no layers")), ("true", None), ("off", None)] {
+        place.write(
+            "auto.yaml",
+            MLX_LM_S.replace("grad_checkpoint: false", &format!("grad_checkpoint: {written}")),
+        );
+        let out = place.run("train -c auto.yaml --iters 1 --adapter-path auto").ok().stdout;
+        assert_eq!(out.contains("Checkpointing: "), shown.is_some(), "{written}: {out}");
+        assert!(out.contains(shown.unwrap_or_default()), "{written}: {out}");
+    }
+    let flag = "train -c lora.yaml --iters 1 --adapter-path flag --grad-checkpoint";
+    assert!(place.run(&format!("{flag}=auto")).ok().stdout.contains("Checkpointing: no layers"));
+    assert!(!place.run(flag).ok().stdout.contains("Checkpointing: "));
+    assert!(place.run(&format!("{flag}=some")).stderr.contains("[possible values: off, on, auto]"));
+
     place.write("bad.yaml", "model: model\nlearning_rat: 1e-3\n");
     let error = place.run("train -c bad.yaml").error();
     assert!(error.contains("bad.yaml") && error.contains("learning_rat"), "{error}");

@@ -40,7 +40,7 @@ impl Args {
         take!(self, file: model, revision, data, fine_tune_type, optimizer, train_on, num_layers, target_modules, rank, dropout,
             batch_size, iters, val_batches, test_batches, learning_rate, schedule, warmup, weight_decay, max_grad_norm,
             steps_per_report, steps_per_eval, grad_accumulation_steps, resume_adapter_file, adapter_path, save_every,
-            save_total_limit, on_nan, report_to, project_name, clear_cache_threshold, max_seq_length, valid_fraction, device, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
+            save_total_limit, on_nan, report_to, project_name, clear_cache_threshold, max_seq_length, valid_fraction, grad_checkpoint, device, dtype, seed, lora_parameters, lr_schedule, optimizer_config,
             prompt_feature, completion_feature, chat_feature, text_feature);
         if self.scale.is_none() && self.alpha.is_none() {
             (self.scale, self.alpha) = (file.scale, file.alpha);
@@ -48,7 +48,6 @@ impl Args {
         self.test |= file.test;
         self.from_scratch |= file.from_scratch;
         self.mask_prompt |= file.mask_prompt;
-        self.grad_checkpoint |= file.grad_checkpoint;
         self.pack |= file.pack;
         self.ignore_memory_plan |= file.ignore_memory_plan;
         if self.sample_prompt.is_empty() {
