@@ -100,6 +100,9 @@ class Driver:
         models = sorted((HERE / "shapes").iterdir())
         for case, providers in cases():
             for model in models:
+                name = f"{model.name} {case['job']} {case['batch']} {case.get('grad_checkpoint', '')}"
+                if not re.search(self.args.cases, name):
+                    continue
                 for round in range(self.args.rounds):
                     for provider in providers if round % 2 == 0 else providers[::-1]:
                         if (round > 0 and provider in ONCE) or not re.search(self.args.providers, provider):
@@ -118,7 +121,8 @@ class Driver:
             line |= {"model": model, "round": round} | self.about
             self.lines.append(line)
             print(f"{model:<16} {line['job']:<11} {line['batch']:>2} x {line['length']:<5} {provider:<14} {line['median_ms']:>9.2f} ms {line['peak_gb']:.2f} GB", flush=True)
-        self.args.out.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        before = self.before if self.args.append else ""
+        self.args.out.write_text(before + "".join(json.dumps(line) + "\n" for line in self.lines))
 
 
 def main():
@@ -126,6 +130,8 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "metal-candle", help="built with --features cuda")
     parser.add_argument("--about", type=pathlib.Path, help="an about.json that names the binary's commit and versions")
     parser.add_argument("--python", default=sys.executable, help="one that has the peers")
+    parser.add_argument("--cases", default="", help="a regular expression on, say, 'qwen2.5-0.5b lora_step 4 True'")
+    parser.add_argument("--append", action="store_true", help="to --out, rather than in its place")
     parser.add_argument("--providers", default="", help="a regular expression")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--limit", type=float, default=3600, help="start nothing after so many seconds")
@@ -134,6 +140,7 @@ def main():
     driver = Driver(args)
     name = f"{driver.about['date']}-{slug(driver.about['device'])}-jobs.jsonl"
     args.out = args.out or ROOT / "benches" / "results" / name
+    driver.before = args.out.read_text() if args.append and args.out.exists() else ""
     driver.measure()
 
 

@@ -9,6 +9,7 @@ import tomllib
 
 import cases
 import gpu_table
+import jobs_table
 import matmul_table
 from drive import ROOT
 from markdown import digits, factor, table
@@ -234,8 +235,13 @@ def readme_table(results):
 def newest(of_gpu):
     """The newest file of results of a GPU, or of a CPU, by its name."""
     files = (ROOT / "benches" / "results").glob("*.jsonl")
-    files = [path for path in files if not path.name.endswith("-matmul.jsonl")]
+    files = [path for path in files if not path.name.endswith(("-matmul.jsonl", "-jobs.jsonl"))]
     return max((path for path in files if gpu_table.Results.is_in(path) == of_gpu), default=None)
+
+
+def newest_jobs():
+    """The newest file of whole jobs on a GPU, by its name."""
+    return max((ROOT / "benches" / "results").glob("*-jobs.jsonl"), default=None)
 
 
 def main():
@@ -250,12 +256,17 @@ def main():
     args.out.parent.mkdir(exist_ok=True)
     on_gpu = gpu_table.section(gpu, all_notes()) if gpu else ""
     matmul_table.write()
-    args.out.write_text(page(results, path) + (f"\n{on_gpu}" if on_gpu else ""))
+    jobs = newest_jobs()
+    parts = [page(results, path), jobs_table.section(jobs) if jobs else "", on_gpu]
+    args.out.write_text("\n".join(part for part in parts if part))
+    if jobs:
+        jobs_table.chart(jobs)
     if args.readme:
         readme = ROOT / "README.md"
         before, rest = readme.read_text().split(BEGIN)
         _, after = rest.split(END)
         tables = f"{setting(results)}\n\n{readme_table(results)}" + (f"\n{gpu_table.readme(gpu)}" if gpu else "")
+        tables += f"\n{jobs_table.readme(jobs)}" if jobs else ""
         readme.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
 
 

@@ -88,6 +88,8 @@ fn run<M: CausalLm>(
     let prefill_seconds = started.elapsed().as_secs_f64();
     rows.iter_mut().for_each(|row| row.prefill_seconds = prefill_seconds);
     let Some((mut logits, mut cache)) = prefill else { return Ok(ControlFlow::Break(())) };
+    // The tokens that the cache holds, and the logits of a pass over the next one that a GPU began by itself.
+    let (mut held, mut ahead) = (rows.iter().map(|row| row.prompt_len).max().unwrap_or(0), None);
 
     let started = Instant::now();
     let mut live: Vec<usize> = (0..rows.len()).collect();
@@ -104,20 +106,37 @@ fn run<M: CausalLm>(
         if going.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        if going.len() < live.len() {
-            model.keep_rows(&mut cache, &going)?;
-            live = going.into_iter().map(|i| live[i]).collect();
-        }
-        let next = live.iter().map(|&i| rows[i].last().id).collect();
-        let ids = Tensor::from_vec(next, (live.len(), 1), model.device())?;
-        let next = model.forward(&ids, &mut cache)?;
+        let whole = going.len() == live.len() && logits.chosen();
+        let next = match ahead.take() {
+            Some(next) if whole => next,
+            none => {
+                if none.is_some() {
+                    held -= 1;
+                    model.truncate(&mut cache, held);
+                }
+                if going.len() < live.len() {
+                    model.keep_rows(&mut cache, &going)?;
+                    live = going.into_iter().map(|i| live[i]).collect();
+                }
+                let next = live.iter().map(|&i| rows[i].last().id).collect();
+                let ids = Tensor::from_vec(next, (live.len(), 1), model.device())?;
+                held += 1;
+                model.forward(&ids, &mut cache)?
+            }
+        };
+        let more = live.iter().any(|&i| rows[i].left() > 1);
         let mut going: Vec<&mut Row> = rows
             .iter_mut()
             .enumerate()
             .filter(|(i, _)| live.binary_search(i).is_ok())
             .map(|(_, row)| row)
             .collect();
-        logits = Logits::read(&next, &mut going)?;
+        let reading = Logits::begin(&next, &mut going)?;
+        if let Some(ids) = reading.ids()?.filter(|_| more) {
+            ahead = Some(model.forward(&ids, &mut cache)?);
+            held += 1;
+        }
+        logits = reading.wait()?;
     }
 }
 

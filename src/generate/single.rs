@@ -34,13 +34,37 @@ pub fn generate_cached<M: CausalLm>(
         return Ok(row.end());
     };
     let started = Instant::now();
+    // The logits of a pass over the next token that a GPU began by itself.
+    let mut ahead = None;
     loop {
         let text = logits.step(0, &mut row)?;
         row.decode_seconds = started.elapsed().as_secs_f64();
-        if on_event(row.event(&text)).is_break() || row.finish.is_some() {
+        let done = on_event(row.event(&text)).is_break() || row.finish.is_some();
+        let next = match ahead.take() {
+            Some(next) if !done && logits.chosen() => {
+                cache.tokens.push(row.last().id);
+                Some(next)
+            }
+            Some(_) => {
+                let held = cache.tokens.len();
+                cache.cache.iter_mut().for_each(|keys| model.truncate(keys, held));
+                None
+            }
+            None => None,
+        };
+        if done {
             return Ok(row.end());
         }
-        logits = read(&fed(model, cache, &[row.last().id], M::forward)?, &mut row)?;
+        let next = match next {
+            Some(next) => next,
+            None => fed(model, cache, &[row.last().id], M::forward)?,
+        };
+        let more = row.left() > 1;
+        let reading = Logits::begin(&next, &mut [&mut row])?;
+        if let (Some(ids), Some(keys)) = (reading.ids()?.filter(|_| more), &mut cache.cache) {
+            ahead = Some(model.forward(&ids, keys)?);
+        }
+        logits = reading.wait()?;
     }
 }
 

@@ -4,6 +4,7 @@ mod compile;
 mod gemm;
 pub(crate) mod graph;
 pub(super) mod profile;
+pub(crate) mod readback;
 
 use super::gpu::{Arg, Key, Launch, source};
 use super::{Input, Memory};

@@ -13,7 +13,7 @@ struct Choice {
 };
 
 struct Sampling {
-    uint vocab;
+    uint vocab, rows;
 };
 
 // What stands for an id where the host must choose.
@@ -297,7 +297,7 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
         if (next != NONE) id = next;
     }
     if (t == 0) {
-        out[2 * group_id()] = host ? HOST : id;
-        out[2 * group_id() + 1] = host ? 0 : bits32(x[id] - top - log32(norm));
+        out[group_id()] = host ? HOST : id;
+        out[a.rows + group_id()] = host ? 0 : bits32(x[id] - top - log32(norm));
     }
 }

@@ -51,6 +51,7 @@ impl Choice {
 #[repr(C)]
 struct Params {
     vocab: u32,
+    rows: u32,
 }
 
 /// A token and its log-probability; none for a row that is left to the host.
@@ -64,12 +65,56 @@ pub type Chosen = Option<(u32, f32)>;
 ///
 /// When there is not a choice for each row.
 pub fn sample(logits: &Tensor, choices: &[Choice]) -> Result<Option<Vec<Chosen>>> {
+    begin(logits, choices)?.map(Pending::wait).transpose()
+}
+
+/// A choice that a GPU makes.
+pub(crate) struct Pending {
+    /// Ids, then bits of log-probabilities.
+    words: Tensor,
+    #[cfg(feature = "cuda")]
+    reading: Option<crate::kernels::cuda::readback::Readback>,
+}
+
+impl Pending {
+    /// The ids (rows, 1) where they are, which is before the host knows them; none where it must know them first. A row
+    /// that is left to the host has an id outside of any vocabulary.
+    pub fn ids(&self) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if self.reading.is_some() {
+            let rows = self.words.elem_count() / 2;
+            return self.words.narrow(0, 0, rows)?.reshape((rows, 1)).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The tokens, which are waited for.
+    pub fn wait(self) -> Result<Vec<Chosen>> {
+        #[cfg(feature = "cuda")]
+        let words = match self.reading {
+            Some(reading) => reading.wait()?,
+            None => self.words.to_vec1::<u32>()?,
+        };
+        #[cfg(not(feature = "cuda"))]
+        let words = self.words.to_vec1::<u32>()?;
+        let (ids, logprobs) = words.split_at(words.len() / 2);
+        let token = |(id, bits): (&u32, &u32)| (*id != HOST).then(|| (*id, f32::from_bits(*bits)));
+        Ok(ids.iter().zip(logprobs).map(token).collect())
+    }
+}
+
+/// As [`sample`], without waiting for the choice.
+///
+/// # Errors
+///
+/// As [`sample`].
+pub(crate) fn begin(logits: &Tensor, choices: &[Choice]) -> Result<Option<Pending>> {
     let (rows, vocab) = logits.dims2()?;
     if rows != choices.len() || logits.dtype() != DType::F32 || vocab >= 1 << 24 {
         bail!("{NAME}: wants {} rows of f32, got {rows} of {vocab} {:?}", choices.len(), logits.dtype())
     }
     let logits = logits.contiguous()?;
-    let chosen = gpu::on(&logits, |gpu| {
+    let words = gpu::on(&logits, |gpu| {
         let words: &[u32] = bytemuck::cast_slice(choices);
         let choices = Tensor::from_slice(words, words.len(), logits.device())?;
         let (held, choices) = (Held::new(&logits), Held::new(&choices));
@@ -85,11 +130,21 @@ pub fn sample(logits: &Tensor, choices: &[Choice]) -> Result<Option<Vec<Chosen>>
             threads: THREADS,
             shared: 0,
         };
-        let params = Params { vocab: vocab as u32 };
+        let params = Params { vocab: vocab as u32, rows: rows as u32 };
         gpu.launch(&launch, &mut [x.into(), choices.into(), (&mut out).into()], &params)?;
-        out.tensor().to_vec1::<u32>()
+        Ok(out.tensor())
     });
-    let Some(words) = chosen.transpose()? else { return Ok(None) };
-    let token = |pair: &[u32]| (pair[0] != HOST).then(|| (pair[0], f32::from_bits(pair[1])));
-    Ok(Some(words.chunks_exact(2).map(token).collect()))
+    let Some(words) = words.transpose()? else { return Ok(None) };
+    #[cfg(feature = "cuda")]
+    let reading = match words.device() {
+        candle_core::Device::Cuda(device) => {
+            Some(crate::kernels::cuda::readback::Readback::begin(device, &words)?)
+        }
+        _ => None,
+    };
+    Ok(Some(Pending {
+        words,
+        #[cfg(feature = "cuda")]
+        reading,
+    }))
 }

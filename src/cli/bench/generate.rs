@@ -4,9 +4,8 @@ use super::super::interrupt;
 use super::job::{JobModel, Line, Subject, Told, begin_peak, since_start, timed, tokens};
 use super::train::positive;
 use crate::models::Model;
-use crate::ops::sample::{Choice, sample};
+use crate::ops::sample::{Choice, begin};
 use candle_core::Tensor;
-use std::time::{Duration, Instant};
 
 /// Measure prefill and greedy decoding
 #[derive(Clone, Debug, clap::Args)]
@@ -15,8 +14,8 @@ use std::time::{Duration, Instant};
   metal-candle bench generate --model ./Qwen3-0.6B --batch-size 1,32 --prompt-tokens 128,8192
   metal-candle bench generate --model ./Llama-3.2-1B --random-weights --tokens 256 --json
 
-Prompts are random tokens. Each token is chosen and known to the host before the next one is
-computed. first_token is from the start of the process to the first token.")]
+Prompts are random tokens. A sample of decode is a whole answer's time over its tokens, of which
+each is known to the host. first_token is from the start of the process to the first token.")]
 pub struct Args {
     #[command(flatten)]
     model: JobModel,
@@ -66,14 +65,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     ));
                     all.push(first);
                 }
-                let each = answer.decode(args.tokens)?;
+                let each = timed(&device, || answer.decode(args.tokens + 1))?.div_f64(args.tokens as f64);
                 // The first is to warm up.
                 if repeat == 0 {
                     begin_peak(&device);
                     continue;
                 }
                 prefill.push(read);
-                decode.extend(each);
+                decode.push(each);
             }
             for (job, samples, count) in [("prefill", &prefill, len), ("decode", &decode, 1)] {
                 if samples.is_empty() {
@@ -94,7 +93,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if args.told.profile() {
                 let mut answer = Answer::new(&model, rows);
                 answer.read(&Tensor::from_slice(&ids, (rows, len), &device)?)?;
-                args.told.say_profile(|| answer.decode(1).map(drop))?;
+                args.told.say_profile(|| answer.decode(2))?;
             }
         }
     }
@@ -105,33 +104,43 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 struct Answer<'a> {
     model: &'a Model,
     cache: crate::nn::KvCache,
-    next: Vec<u32>,
+    logits: Option<Tensor>,
 }
 
 impl<'a> Answer<'a> {
     fn new(model: &'a Model, rows: usize) -> Self {
-        Answer { model, cache: model.cache(&vec![0; rows]), next: Vec::new() }
+        Answer { model, cache: model.cache(&vec![0; rows]), logits: None }
     }
 
     fn read(&mut self, ids: &Tensor) -> crate::Result<()> {
-        let logits = self.model.forward(ids, &mut self.cache)?;
-        let greedy = vec![Choice::greedy(); logits.dim(0)?];
-        self.next = match sample(&logits, &greedy)? {
-            Some(chosen) => chosen.into_iter().map(|token| token.map_or(0, |(id, _)| id)).collect(),
-            None => logits.argmax(1)?.to_vec1()?,
-        };
+        self.logits = Some(self.model.forward(ids, &mut self.cache)?);
         Ok(())
     }
 
-    /// The time of each token.
-    fn decode(&mut self, count: usize) -> crate::Result<Vec<Duration>> {
-        let mut samples = Vec::with_capacity(count);
-        for _ in 0..count {
-            let start = Instant::now();
-            let ids = Tensor::from_slice(&self.next, (self.next.len(), 1), self.model.device())?;
-            self.read(&ids)?;
-            samples.push(start.elapsed());
+    /// As the generator: a GPU that chooses goes on with what it has chosen while the host waits for it.
+    fn decode(&mut self, count: usize) -> crate::Result<()> {
+        for i in 0..count {
+            let Some(logits) = self.logits.take() else { break };
+            let greedy = vec![Choice::greedy(); logits.dim(0)?];
+            let Some(pending) = begin(&logits, &greedy)? else {
+                let ids = logits.argmax_keepdim(1)?;
+                self.read(&ids)?;
+                continue;
+            };
+            match pending.ids()? {
+                Some(ids) => {
+                    if i + 1 < count {
+                        self.read(&ids)?;
+                    }
+                    pending.wait()?;
+                }
+                None => {
+                    let ids: Vec<u32> =
+                        pending.wait()?.into_iter().map(|token| token.map_or(0, |t| t.0)).collect();
+                    self.read(&Tensor::from_slice(&ids, (ids.len(), 1), self.model.device())?)?;
+                }
+            }
         }
-        Ok(samples)
+        Ok(())
     }
 }

@@ -132,7 +132,7 @@ fn ops_and_whole_jobs_are_measured() {
     let all = run(&place, &tokens, None).ok().json();
     let jobs: Vec<String> = all["lines"].as_array().unwrap().iter().map(|line| of(line, "job")).collect();
     assert_eq!(jobs, ["first_token", "prefill", "decode"], "{all}");
-    assert_eq!(all["lines"][2]["samples"], 8);
+    assert_eq!(all["lines"][2]["samples"], 2);
     let error = run(&place, "bench train --model model --batch-size 0", None);
     assert!(error.stderr.contains("wants a number from 1 on"), "{}", error.stderr);
 }
