@@ -80,7 +80,7 @@ fn an_apple_gpu_is_measured() {
     let place = Place::new();
     let costs = run(&place, "bench overhead --device metal --size 33 --repeats 2 --json", None).ok().json();
     let costs = costs["costs"].as_array().unwrap();
-    assert_eq!(costs.len(), 7);
+    assert_eq!(costs.len(), 11);
     assert!(costs.iter().all(|cost| cost["total_us"].as_f64().unwrap() > 0.0), "{costs:?}");
     let measure = "bench matmul --device metal --shape 33x31x17T --seconds 0 --json";
     let table = run(&place, measure, None).ok().json();

@@ -43,6 +43,9 @@ fn child(name: &str, value: &str) -> Output {
     let name = format!("matmul::mps::tests::processes::{name}");
     command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env("METAL_CANDLE_CHILD", value);
     command.env_remove("SOFTMETAL_LOG").env_remove("SOFTMETAL_REPORTS");
+    if name.ends_with("nil_of_a_child") {
+        command.env("SOFTMETAL_NIL", value);
+    }
     if name.ends_with("loop_of_a_child") {
         // All that is alive at the end is listed, and is no failure.
         command.env("SOFTMETAL_LEAKS", "all").env("SOFTMETAL_REPORTS", "continue");
@@ -72,6 +75,38 @@ fn a_missing_wait_is_found() {
         assert_eq!(output.status.code(), Some(status), "{wait}: {text}");
         assert!(text.contains(report), "{wait}: wants {report}, got {text}");
     }
+}
+
+/// MPS's word for "failed" is nil.
+#[test]
+fn what_mps_does_not_make_is_named() {
+    if gpu().is_none_or(|(_, metal)| !on_softmetal(&metal)) {
+        return;
+    }
+    let classes = [
+        "MPSMatrix",
+        "MPSVector",
+        "MPSMatrixMultiplication",
+        "MPSMatrixVectorMultiplication",
+        "MPSMatrixSoftMax",
+    ];
+    for class in classes {
+        let output = child("nil_of_a_child", class);
+        assert_eq!(output.status.code(), Some(0), "{class}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn nil_of_a_child() {
+    let (Some((device, metal)), Some(class)) = (gpu(), in_child()) else { return };
+    let x = numbers(&[3, 3], 1, DType::F32).to_device(&device).unwrap();
+    let result = match &*class {
+        "MPSMatrixMultiplication" | "MPSMatrix" => product(&metal, 1.0, &x, &x, None),
+        "MPSMatrixSoftMax" => softmax(&x),
+        _ => vector(&x, &x.get(0).unwrap()),
+    };
+    let wanted = format!("mps: Metal Performance Shaders make no {class}");
+    assert_eq!(result.unwrap_err().to_string(), wanted);
 }
 
 #[test]
@@ -114,7 +149,11 @@ fn nothing_grows_in_a_loop() {
 fn loop_of_a_child() {
     let (Some((device, metal)), Some(count)) = (gpu(), in_child()) else { return };
     let x = numbers(&[4, 4], 1, DType::F32).to_device(&device).unwrap();
-    let step = || drop(product(&metal, 1.0, &x, &x, Some((1.0, &x))).unwrap());
+    let row = x.narrow(0, 1, 1).unwrap();
+    let step = || {
+        drop(product(&metal, 1.0, &x, &x, Some((1.0, &x))).unwrap());
+        drop(product(&metal, 1.0, &row, &x, Some((1.0, &row))).unwrap());
+    };
     (0..200).for_each(|_| step());
     let before = raw(&metal).currentAllocatedSize();
     (0..count.parse().unwrap()).for_each(|_: u32| step());
