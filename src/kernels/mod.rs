@@ -17,6 +17,8 @@ pub(crate) mod gemm;
 )]
 #[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
 pub(crate) mod gpu;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 #[cfg(feature = "host")]
 pub(crate) mod host;
 #[cfg(feature = "metal")]

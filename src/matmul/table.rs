@@ -168,7 +168,7 @@ pub struct Table {
     pub key: Key,
     /// The day of the latest measurement.
     pub date: String,
-    /// By dtype and shape.
+    /// In the order of dtype and shape, as [`Table::new`] puts them.
     pub entries: Vec<Entry>,
 }
 
@@ -185,7 +185,9 @@ impl Table {
 
     /// What was measured of exactly this product.
     pub fn entry(&self, dtype: DType, shape: &Shape) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.dtype == dtype.as_str() && entry.shape == *shape)
+        let wanted = (dtype.as_str(), *shape);
+        let at = self.entries.binary_search_by(|entry| (entry.dtype.as_str(), entry.shape).cmp(&wanted));
+        at.ok().map(|at| &self.entries[at])
     }
 
     /// The crossovers, in order: those of a dtype and class by operations.
