@@ -237,6 +237,14 @@ impl<'a> Input<'a> {
         Ok(Input { layout, ..*self })
     }
 
+    /// Its memory under another layout.
+    pub fn laid_out<'b>(self, layout: &'b Layout) -> Input<'b>
+    where
+        'a: 'b,
+    {
+        Input { layout, ..self }
+    }
+
     /// Elements before the first one.
     pub fn start_offset(&self) -> usize {
         self.layout.start_offset()

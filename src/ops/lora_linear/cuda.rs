@@ -2,6 +2,7 @@
 
 use super::gpu::Wide;
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Unit};
+use crate::matmul::{Shape, by_own_kernel};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result};
 
@@ -25,14 +26,23 @@ struct Params {
 }
 
 impl Wide<'_> {
-    /// Whether it is one: beyond a rank of 16 the library's product is the faster one.
-    pub(super) fn suits_matrix_units(&self) -> bool {
-        let half = matches!(self.t.dtype(), DType::F16 | DType::BF16);
-        half && (4..=16).contains(&self.rank) && self.rank.is_multiple_of(4) && self.cols.is_multiple_of(8)
+    /// Whether the kernel takes products of that kind: beyond a rank of 16 the library's product is the faster one.
+    pub fn on_matrix_units_of(dtype: DType, rank: usize, cols: usize) -> bool {
+        let half = matches!(dtype, DType::F16 | DType::BF16);
+        half && (4..=16).contains(&rank) && rank.is_multiple_of(4) && cols.is_multiple_of(8)
     }
 
-    /// Into `y`, of `rows` rows.
-    pub(super) fn on_matrix_units(&self, gpu: Gpu<'_>, rows: usize, y: &mut Buffer) -> Result<()> {
+    /// Whether a layer's is the kernel's: not where the library's product was measured to be faster, of matrices in one dtype.
+    pub(super) fn suits_matrix_units(&self, gpu: Gpu<'_>, rows: usize) -> Result<bool> {
+        let dtype = self.t.dtype();
+        let shape = Shape::new(1, rows, self.cols, self.rank);
+        let shape = if self.rank_first { shape } else { shape.by_weight() };
+        let suits = Self::on_matrix_units_of(dtype, self.rank, self.cols);
+        Ok(suits && (dtype != self.factor.dtype() || by_own_kernel(gpu, dtype, &shape)?))
+    }
+
+    /// `(rows, cols)`.
+    pub fn on_matrix_units(&self, gpu: Gpu<'_>, rows: usize) -> Result<Buffer> {
         for x in [self.t, self.factor].into_iter().chain(self.bias) {
             x.contiguous()?;
         }
@@ -55,7 +65,10 @@ impl Wide<'_> {
             threads: THREADS,
             shared: 0,
         };
-        gpu.launch(&launch, &mut [self.t.into(), self.factor.into(), self.bias.into(), y.into()], &params)
+        let mut y = Buffer::new(gpu, (rows, self.cols), self.t.dtype())?;
+        let mut args = [self.t.into(), self.factor.into(), self.bias.into(), (&mut y).into()];
+        gpu.launch(&launch, &mut args, &params)?;
+        Ok(y)
     }
 }
 
@@ -76,9 +89,8 @@ mod tests {
                     for bias in [None, Some(bias)] {
                         let wide =
                             Wide { t, factor, rank_first: false, bias, rank: 16, cols: 64, scale: 1.0 };
-                        assert!(wide.suits_matrix_units());
-                        let mut y = Buffer::new(Gpu::Host, (8, 64), dtype)?;
-                        wide.on_matrix_units(Gpu::Host, 8, &mut y)?;
+                        assert!(Wide::on_matrix_units_of(dtype, 16, 64));
+                        wide.on_matrix_units(Gpu::Host, 8)?;
                     }
                     Ok(())
                 })?;

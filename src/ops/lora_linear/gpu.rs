@@ -3,6 +3,8 @@
 //! On CUDA the update is written first and the base product is added to it: the library's product reads what it adds
 //! to behind its arithmetic, which a second pass over the output could not. On Metal one kernel sums both.
 
+#[cfg(feature = "cuda")]
+use super::super::linear::with_last;
 use super::super::linear::{Cast, Few, Low, begun, grad_of};
 use super::Lora;
 use crate::kernels::gpu::{Beside, Buffer, Gpu, Operand};
@@ -11,7 +13,7 @@ use crate::ops::Dropout;
 use candle_core::{Result, Tensor, bail};
 
 /// The product that begins an output: `scale t fᵀ + bias`.
-pub(super) struct Wide<'a> {
+pub(crate) struct Wide<'a> {
     /// `(rows, rank)`.
     pub t: Input<'a>,
     /// `f`, `(cols, rank)`, or its transpose if `rank_first`.
@@ -61,10 +63,8 @@ impl Wide<'_> {
     /// The update alone.
     fn run(&self, gpu: Gpu<'_>, x: Input<'_>, rows: usize) -> Result<Buffer> {
         #[cfg(feature = "cuda")]
-        if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units() {
-            let (mut y, _) = begun(gpu, x, self.cols, None)?;
-            self.on_matrix_units(gpu, rows, &mut y)?;
-            return Ok(y);
+        if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units(gpu, rows)? {
+            return Ok(self.on_matrix_units(gpu, rows)?.reshape(with_last(x, self.cols)));
         }
         let (mut y, beta) = begun(gpu, x, self.cols, self.bias)?;
         let factor = Cast::to(gpu, self.factor, self.t.dtype())?;
@@ -96,7 +96,7 @@ impl Lora {
         let bias = self.base.bias.as_ref().unwrap_or(&self.base.weight);
         with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
             let bias = self.base.bias.is_some().then_some(bias);
-            if Few::fits(x, w) && self.base.dropout.is_none() {
+            if self.base.dropout.is_none() && Few::fits(gpu, x, w)? {
                 let t = Few { x, w: a, bias: None, low: None }.run(gpu)?.reshape((m, r));
                 let low = Some(Low { b, t: t.input(Self::NAME), scale });
                 let y = Few { x, w, bias, low }.run(gpu)?;
