@@ -1,7 +1,6 @@
 //! `f16` on x86-64 CPUs that widen it by an instruction (F16C): dot products of a row with rows of weights.
 
 use super::cpu::{Simd, simd_level};
-use super::element::Element;
 use half::f16;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
@@ -57,6 +56,7 @@ fn dots_of_rows(x: &[f32], w: &[f16], y: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::element::Element;
 
     #[test]
     fn dot_products_of_all_lengths() {

@@ -37,16 +37,16 @@ pub(super) fn product(site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
         return candle::product(product);
     };
     let plain = product.c.is_none() && computes(site, product.dtype(), &Shape::of(product));
-    let ([_, m, n, k], b_transposed) = (product.sizes(), product.b.transposed);
+    let ([_, m, n, _], b_transposed) = (product.sizes(), product.b.transposed);
     let (x, w) = (product.a.input.laid_out(&a), product.b.input.laid_out(&b));
     let y = match plain {
         true if b_transposed && m <= FEW_ROWS && product.alpha == 1.0 => {
             Few { x, w, bias: None, low: None }.run(gpu)?
         }
         #[cfg(feature = "cuda")]
-        true if is_wide(site, product.dtype(), n, k) => {
-            let (rank_first, scale) = (!b_transposed, product.alpha);
-            let wide = crate::ops::Wide { t: x, factor: w, rank_first, bias: None, rank: k, cols: n, scale };
+        true if is_wide(site, product.dtype(), n, product.a.cols) => {
+            let (rank, rank_first, scale) = (product.a.cols, !b_transposed, product.alpha);
+            let wide = crate::ops::Wide { t: x, factor: w, rank_first, bias: None, rank, cols: n, scale };
             wide.on_matrix_units(gpu, m)?
         }
         _ => return candle::product(product),

@@ -135,7 +135,7 @@ impl Entry {
         self.winner_for(User::Calls)
     }
 
-    fn winner_for(&self, user: User) -> Backend {
+    pub(super) fn winner_for(&self, user: User) -> Backend {
         let admitted = self.times.iter().filter(|(backend, _)| user.admits(&self.dtype, **backend));
         user.fastest(admitted.map(|(backend, time)| (*backend, time.median_us)))
     }
