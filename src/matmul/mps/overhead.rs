@@ -225,7 +225,7 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         ("row by matrix", &|| bench.single(|bench| bench.product(1, 0), true, true)),
         ("row by vector", &|| bench.single(Bench::row_by_vector, true, true)),
         ("softmax by mps", &|| bench.single(Bench::softmax, true, true)),
-        ("softmax", &|| on_candles_stream(&|| crate::ops::softmax(&a))),
+        ("softmax", &|| on_candles_stream(&|| crate::ops::softmax(&a, 1))),
     ];
     // In turns; the first is not counted.
     let mut samples = modes.map(|_| Vec::new());

@@ -150,8 +150,8 @@ fn one_row_or_column_is_a_vector() {
             let (a, b) = (numbers(&[m, 31], 1, dtype), numbers(&[31, n], 2, dtype));
             let (a, b) = (laid_out(&a, how, &device), laid_out(&b, how, &device));
             let (a, b) = (Held::new(&a), Held::new(&b));
-            let view = |x: &Held<'_>| View::of(x.input("test")).unwrap();
-            let product = Product::new(1.0, view(&a), view(&b), None).unwrap();
+            let (a, b) = (View::of(a.input("test")).unwrap(), View::of(b.input("test")).unwrap());
+            let product = Product::new(1.0, a, b, None).unwrap();
             let prepared = Prepared::product(&metal, &product).unwrap();
             let found = matches!(prepared.steps[0].key, Key::Vector { .. });
             assert_eq!(found, by_vector, "{m}x31 by 31x{n} {dtype:?} {how}");
