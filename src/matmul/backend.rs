@@ -1,6 +1,7 @@
 //! What computes products.
 
 use super::site::Site;
+use super::table::User;
 use super::{Product, Shape, candle, fused, packed};
 use crate::kernels::gpu::Buffer;
 use candle_core::{DType, Result, bail};
@@ -82,10 +83,10 @@ impl Backend {
     }
 
     /// Which computes what was not measured.
-    pub(super) fn default(site: Site<'_>, dtype: DType) -> Backend {
-        match (site, dtype) {
-            (Site::Cpu, DType::BF16) => Backend::Packed,
-            _ => Backend::Candle,
+    pub(super) fn default(user: User, site: Site<'_>, dtype: DType) -> Backend {
+        match (user, site, dtype) {
+            (User::Calls, Site::Cpu, DType::BF16) => Backend::Packed,
+            _ => user.usual(),
         }
     }
 

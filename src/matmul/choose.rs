@@ -114,13 +114,7 @@ fn pick(site: Site<'_>, user: User, forced: Option<Backend>, dtype: DType, shape
     });
     Ok(match chosen {
         Some(chosen) if chosen.why != Why::Unmeasured && computes(chosen.backend) => chosen,
-        _ => {
-            let backend = match user {
-                User::Calls => Backend::default(site, dtype),
-                User::Layers => user.usual(),
-            };
-            Chosen { backend, why: Why::Unmeasured }
-        }
+        _ => Chosen { backend: Backend::default(user, site, dtype), why: Why::Unmeasured },
     })
 }
 

@@ -154,7 +154,7 @@ pub(super) enum User {
 const TIE: f64 = 1.02;
 
 impl User {
-    /// What computes where nothing was measured, and is kept where it is within the noise of the fastest.
+    /// What is kept where it is within the noise of the fastest.
     pub fn usual(self) -> Backend {
         match self {
             User::Calls => Backend::Candle,
