@@ -36,10 +36,10 @@ pub(super) fn product(site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
     let (Some(gpu), Some(a), Some(b)) = (site.gpu(), whole(&product.a), whole(&product.b)) else {
         return candle::product(product);
     };
-    let plain = product.c.is_none() && computes(site, product.dtype(), &Shape::of(product));
+    let fits = product.c.is_none() && !product.a.transposed;
     let ([_, m, n, _], b_transposed) = (product.sizes(), product.b.transposed);
     let (x, w) = (product.a.input.laid_out(&a), product.b.input.laid_out(&b));
-    let y = match plain {
+    let y = match fits && computes(site, product.dtype(), &Shape::of(product)) {
         true if b_transposed && m <= FEW_ROWS && product.alpha == 1.0 => {
             Few { x, w, bias: None, low: None }.run(gpu)?
         }

@@ -46,6 +46,15 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     shapes
 }
 
+/// What computes products on a device.
+///
+/// # Errors
+///
+/// When the device is not of this build.
+pub fn backends(device: &Device) -> candle_core::Result<&'static [Backend]> {
+    Ok(Backend::on(Site::on(device)?))
+}
+
 /// Times a product on every backend of a device that computes it, in turns, for at least `budget`.
 ///
 /// # Errors

@@ -123,6 +123,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let lines = Lines::new(args.json);
     let shapes = if args.shape.is_empty() { measure::grid(&device) } else { args.shape.clone() };
+    let backends = measure::backends(&device)?;
     let (mut entries, mut failed) = (Vec::new(), None);
     'dtypes: for dtype in &args.dtype {
         let mut head = None;
@@ -140,8 +141,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     break 'dtypes;
                 }
             };
-            head.get_or_insert_with(|| title(&lines, &entry));
-            lines.say(row(&lines, &entry));
+            head.get_or_insert_with(|| title(&lines, &entry.dtype, backends));
+            lines.say(row(&lines, &entry, backends));
             entries.push(entry);
         }
     }
@@ -165,14 +166,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn title(lines: &Lines, entry: &Entry) {
-    let backends: String = entry.times.keys().map(|backend| format!("{backend:>24}")).collect();
-    lines.say(lines.bold(format!("{:<28}{backends}  µs, 20 to 80 %", entry.dtype)));
+fn title(lines: &Lines, dtype: &str, backends: &[Backend]) {
+    let backends: String = backends.iter().map(|backend| format!("{backend:>24}")).collect();
+    lines.say(lines.bold(format!("{dtype:<28}{backends}  µs, 20 to 80 %")));
 }
 
-fn row(lines: &Lines, entry: &Entry) -> String {
+fn row(lines: &Lines, entry: &Entry, backends: &[Backend]) -> String {
     let winner = entry.winner();
-    let times = entry.times.iter().map(|(backend, time)| {
+    let times = backends.iter().map(|backend| {
+        // Not every backend computes every product.
+        let Some(time) = entry.times.get(backend) else { return format!("{:>24}", "–") };
         let spread = format!("{} ({}-{})", micros(time.median_us), micros(time.p20_us), micros(time.p80_us));
         let text = format!("{spread:>24}");
         if *backend == winner { lines.bold(text) } else { text }
