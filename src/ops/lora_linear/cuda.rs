@@ -89,7 +89,7 @@ mod tests {
                     for bias in [None, Some(bias)] {
                         let wide =
                             Wide { t, factor, rank_first: false, bias, rank: 16, cols: 64, scale: 1.0 };
-                        assert!(Wide::on_matrix_units_of(dtype, 16, 64));
+                        assert!(wide.suits_matrix_units(Gpu::Host, 8)?);
                         wide.on_matrix_units(Gpu::Host, 8)?;
                     }
                     Ok(())
