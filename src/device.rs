@@ -201,6 +201,16 @@ pub fn peak(device: &Device) -> Option<u64> {
     }
 }
 
+/// Starts a new peak of a GPU's memory at what is held now. False on the CPU.
+#[cfg(feature = "cli")]
+pub(crate) fn reset_peak(device: &Device) -> bool {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::reset_peak(device),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

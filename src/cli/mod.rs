@@ -59,6 +59,7 @@ const ERROR_LINES: usize = 12;
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    bench::job::since_start();
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) if interrupt::requested() => ExitCode::from(interrupt::STATUS),
@@ -112,7 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     interrupt::install(match cli.verb {
         Verb::Quickstart(_) | Verb::Train(_) => Some("stopping after this step; once more to stop at once"),
         Verb::Fuse(_) | Verb::Convert(_) => Some("stopping; once more to stop at once"),
-        Verb::Bench(_) => Some("stopping after this product; once more to stop at once"),
+        Verb::Bench(_) => Some("stopping after this sample; once more to stop at once"),
         Verb::Chat(_) => Some("stopping; once more ends the chat"),
         _ => None,
     })?;

@@ -186,3 +186,15 @@ pub(super) fn available(device: &CudaDevice) -> Option<u64> {
 pub(super) fn peak(device: &CudaDevice) -> Option<u64> {
     held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
 }
+
+/// Starts a new peak at what is held now.
+#[cfg(feature = "cli")]
+pub(super) fn reset_peak(device: &CudaDevice) -> bool {
+    let Ok(pool) = pool(index(device)) else { return false };
+    let mut zero = 0u64;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the attribute is a 64-bit number of bytes, which may be set to zero.
+    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut zero).cast()) }
+        .result()
+        .is_ok()
+}

@@ -2,14 +2,17 @@
 
 mod compile;
 mod gemm;
+pub(crate) mod graph;
+pub(super) mod profile;
 
 use super::gpu::{Arg, Key, Launch, source};
 use super::{Input, Memory};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop, result, sys,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
+    result, sys,
 };
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice};
-use candle_core::{Error, Result, Storage, bail};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice};
+use candle_core::{DType, Error, Result, Storage, bail};
 pub(super) use gemm::product;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -36,8 +39,9 @@ fn function(context: &Arc<CudaContext>, launch: &Launch<'_>) -> Result<CudaFunct
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, launch.shared as i32).map_err(Error::wrap)?;
     }
-    FUNCTIONS.lock().unwrap_or_else(|e| e.into_inner()).insert(key, function.clone());
-    Ok(function)
+    // Another thread may have been first: what is here once stays, as a graph may hold it by its address.
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(|e| e.into_inner());
+    Ok(functions.entry(key).or_insert(function).clone())
 }
 
 /// Launches a kernel on the device's stream.
@@ -47,7 +51,7 @@ pub(super) fn launch(
     args: &mut [Arg<'_>],
     params: &[u8],
 ) -> Result<()> {
-    let stream = device.cuda_stream();
+    let stream = graph::stream(device);
     let function = function(stream.context(), launch)?;
     let mut pointers = Vec::with_capacity(args.len());
     let mut guards = Vec::with_capacity(args.len());
@@ -78,20 +82,52 @@ pub(super) fn launch(
     values.push(block.as_mut_ptr().cast());
     let [x, y, z] = launch.groups.map(|n| n as u32);
     stream.context().bind_to_thread().map_err(Error::wrap)?;
-    // SAFETY: `values` points to what the kernel's parameters are, in order; memory lives until the stream has used it,
-    // as it is freed on the same stream.
-    unsafe {
-        let (grid, block) = ((x, y, z), (launch.threads as u32, 1, 1));
-        result::launch_kernel(
-            function.cu_function(),
-            grid,
-            block,
-            launch.shared as u32,
-            stream.cu_stream(),
-            &mut values,
-        )
+    profile::span(
+        &stream,
+        || launch.entry.to_string(),
+        || {
+            // SAFETY: `values` points to what the kernel's parameters are, in order; memory lives until the stream has
+            // used it, as it is freed on the same stream.
+            unsafe {
+                let (grid, block) = ((x, y, z), (launch.threads as u32, 1, 1));
+                result::launch_kernel(
+                    function.cu_function(),
+                    grid,
+                    block,
+                    launch.shared as u32,
+                    stream.cu_stream(),
+                    &mut values,
+                )
+            }
+            .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
+        },
+    )
+}
+
+/// Memory that is taken and given back on `stream`, and that nothing has written yet.
+pub(super) fn memory(
+    device: &CudaDevice,
+    stream: &Arc<CudaStream>,
+    len: usize,
+    dtype: DType,
+) -> Result<CudaStorage> {
+    /// As [`memory`], of one type.
+    fn of<T: CudaDType + DeviceRepr>(
+        device: &CudaDevice,
+        stream: &Arc<CudaStream>,
+        len: usize,
+    ) -> Result<CudaStorage> {
+        // SAFETY: as of every `Buffer`, a kernel writes every element before one is read.
+        let slice = unsafe { stream.alloc::<T>(len) }.map_err(Error::wrap)?;
+        Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
     }
-    .map_err(|e| Error::Msg(format!("{}: {e:?}", launch.entry)))
+    match dtype {
+        DType::F32 => of::<f32>(device, stream, len),
+        DType::F16 => of::<half::f16>(device, stream, len),
+        DType::BF16 => of::<half::bf16>(device, stream, len),
+        DType::U32 => of::<u32>(device, stream, len),
+        _ => bail!("cuda graph: wants f32, f16, bf16 or u32, got {dtype:?}"),
+    }
 }
 
 pub(crate) type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);

@@ -101,7 +101,10 @@ impl Buffer {
         let storage = unsafe {
             match gpu {
                 #[cfg(feature = "cuda")]
-                Gpu::Cuda(device) => Storage::Cuda(device.alloc_uninit(&shape, dtype)?),
+                Gpu::Cuda(device) => Storage::Cuda(match super::cuda::graph::captured(device) {
+                    Some(stream) => super::cuda::memory(device, &stream, shape.elem_count(), dtype)?,
+                    None => device.alloc_uninit(&shape, dtype)?,
+                }),
                 #[cfg(feature = "metal")]
                 Gpu::Metal(device) => Storage::Metal(device.alloc_uninit(&shape, dtype)?),
                 #[cfg(feature = "host")]
@@ -173,6 +176,8 @@ impl Buffer {
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a> {
     pub(super) x: Input<'a>,
+    /// Elements of `x` before the first.
+    pub(super) start: usize,
     pub(super) stride: usize,
     pub(super) transposed: bool,
 }
@@ -180,7 +185,13 @@ pub(crate) struct Operand<'a> {
 impl<'a> Operand<'a> {
     /// The elements of `x` in rows of `cols`.
     pub fn rows(x: Input<'a>, cols: usize) -> Self {
-        Operand { x, stride: cols.max(1), transposed: false }
+        Operand { x, start: 0, stride: cols.max(1), transposed: false }
+    }
+
+    /// Columns from `first` on of the elements of `x` in rows of `cols`.
+    #[cfg(feature = "cuda")]
+    pub fn columns(x: Input<'a>, cols: usize, first: usize) -> Self {
+        Operand { start: first, ..Operand::rows(x, cols) }
     }
 
     /// The transpose.
@@ -210,7 +221,8 @@ impl<'a> Operand<'a> {
     fn holds(&self, rows: usize, cols: usize) -> bool {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let len = self.x.layout.shape().elem_count();
-        self.x.layout.is_contiguous() && cols <= self.stride && rows * self.stride <= len.max(1)
+        let fits = self.start + rows.saturating_sub(1) * self.stride + cols <= len.max(1);
+        self.x.layout.is_contiguous() && cols <= self.stride && fits
     }
 }
 
@@ -271,7 +283,7 @@ impl Gpu<'_> {
         }
         match self {
             #[cfg(feature = "cuda")]
-            Gpu::Cuda(device) => super::cuda::product(device, (m, n, k), alpha, &a, &b, beta, c, at),
+            Gpu::Cuda(device) => super::cuda::product(device, (m, n, k), alpha, &a, &b, beta, c, (at, n)),
             #[cfg(feature = "metal")]
             Gpu::Metal(device) => {
                 let plain = alpha == 1.0 && beta == 0.0 && at == 0;
@@ -289,6 +301,31 @@ impl Gpu<'_> {
                 let _ = (alpha, beta);
                 match never {}
             }
+        }
+    }
+
+    /// As [`Gpu::product`], into columns of rows of `stride` elements.
+    #[cfg(feature = "cuda")]
+    #[allow(clippy::too_many_arguments, reason = "BLAS has them")]
+    pub fn product_into(
+        self,
+        (m, n, k): (usize, usize, usize),
+        alpha: f32,
+        a: Operand<'_>,
+        b: Operand<'_>,
+        beta: f32,
+        c: &mut Buffer,
+        (at, stride): (usize, usize),
+    ) -> Result<()> {
+        let len = c.layout.shape().elem_count();
+        if !a.holds(m, k) || !b.holds(k, n) || m == 0 || n > stride || at + (m - 1) * stride + n > len {
+            bail!("matmul: wants {m}x{k} by {k}x{n} into rows of {stride} from {at} on, got {len} elements")
+        }
+        match self {
+            Gpu::Cuda(device) => {
+                super::cuda::product(device, (m, n, k), alpha, &a, &b, beta, c, (at, stride))
+            }
+            _ => bail!("matmul: wants a CUDA GPU"),
         }
     }
 
@@ -367,6 +404,31 @@ impl Gpu<'_> {
             Gpu::None(never, _) => match never {},
         }
     }
+}
+
+/// What kernels of one name took, or products of one size.
+#[derive(Clone, Debug)]
+pub(crate) struct Spent {
+    /// The kernel, or the sizes of the product.
+    pub name: String,
+    /// How often it ran.
+    pub count: usize,
+    /// The time of all of them, in ms.
+    pub ms: f64,
+}
+
+/// Runs `f`, and tells what kernels of this crate and products took on a CUDA GPU; nothing elsewhere.
+#[cfg(feature = "cli")]
+pub(crate) fn profile<R>(f: impl FnOnce() -> crate::Result<R>) -> crate::Result<(R, Vec<Spent>)> {
+    #[cfg(feature = "cuda")]
+    {
+        super::cuda::profile::begin();
+        let result = f();
+        let spent = super::cuda::profile::end();
+        Ok((result?, spent?))
+    }
+    #[cfg(not(feature = "cuda"))]
+    Ok((f()?, Vec::new()))
 }
 
 /// Runs `f` on the GPU that holds `tensor`; none for a tensor on the CPU.

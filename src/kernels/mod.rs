@@ -4,6 +4,7 @@
 pub(crate) mod add;
 #[cfg(any(feature = "cuda", feature = "host"))]
 mod cache;
+pub(crate) mod casts;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;

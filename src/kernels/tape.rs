@@ -141,7 +141,8 @@ pub(crate) fn tracked(tensor: &Tensor) -> bool {
     })
 }
 
-fn recording() -> bool {
+/// Whether a tape is being recorded on this thread.
+pub(crate) fn recording() -> bool {
     TAPE.with_borrow(|tape| tape.is_some())
 }
 

@@ -41,13 +41,15 @@ pub(super) fn product(site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
     let (x, w) = (product.a.input.laid_out(&a), product.b.input.laid_out(&b));
     let y = match fits && computes(site, product.dtype(), &Shape::of(product)) {
         true if b_transposed && m <= FEW_ROWS && product.alpha == 1.0 => {
-            Few { x, w, bias: None, low: None }.run(gpu)?
+            Few { x, w, bias: None, low: None, onto: None }.run(gpu)?
         }
         #[cfg(feature = "cuda")]
         true if is_wide(site, product.dtype(), n, product.a.cols) => {
             let (rank, rank_first, scale) = (product.a.cols, !b_transposed, product.alpha);
             let wide = crate::ops::Wide { t: x, factor: w, rank_first, bias: None, rank, cols: n, scale };
-            wide.on_matrix_units(gpu, m)?
+            let mut y = Buffer::new(gpu, (m, n), product.dtype())?;
+            wide.on_matrix_units(gpu, m, &mut y)?;
+            y
         }
         _ => return candle::product(product),
     };

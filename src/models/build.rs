@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::layer::FeedforwardNorms;
 use super::{Config, Layer, LayerConfig, Model};
@@ -71,10 +72,13 @@ impl Model {
     /// When the device has no room for it.
     pub fn init(config: &Config, dtype: DType, device: &Device, seed: u64) -> Result<Self> {
         let std = config.initializer_range as f32;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut stream = 0;
         build(config, dtype, device, &mut |_, shape, role| {
             let tensor = match role {
-                Role::Matrix => normal(&mut rng, std, shape, device)?,
+                Role::Matrix => {
+                    stream += 1;
+                    normal(seed, stream << 32, std, shape, device)?
+                }
                 Role::Norm if !config.gemma => Tensor::ones(shape, DType::F32, device)?,
                 Role::Norm | Role::Bias => Tensor::zeros(shape, DType::F32, device)?,
             };
@@ -122,16 +126,20 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Normally distributed values, by Box and Muller's transform.
-fn normal(rng: &mut ChaCha8Rng, std: f32, shape: Shape, device: &Device) -> Result<Tensor> {
-    let count = shape.elem_count();
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        let radius = std * (-2. * (1. - rng.random::<f32>()).ln()).sqrt();
-        let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
-        values.extend([radius * cos, radius * sin]);
-    }
-    values.truncate(count);
+/// Normally distributed values, by Box and Muller's transform. Each run of them has a stream of numbers of its own,
+/// from number `first` on, so that any number of threads gives the same.
+fn normal(seed: u64, first: u64, std: f32, shape: Shape, device: &Device) -> Result<Tensor> {
+    const RUN: usize = 1 << 16;
+    let mut values = vec![0f32; shape.elem_count()];
+    values.par_chunks_mut(RUN).enumerate().for_each(|(i, run)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(first + i as u64);
+        for pair in run.chunks_mut(2) {
+            let radius = std * (-2. * (1. - rng.random::<f32>()).ln()).sqrt();
+            let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
+            pair.iter_mut().zip([cos, sin]).for_each(|(value, of)| *value = radius * of);
+        }
+    });
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 
@@ -143,15 +151,20 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
         scale: config.gemma.then(|| (hidden as f64).sqrt()),
         padding: config.pad_token_id,
     };
-    let layers = (config.layers.iter().enumerate())
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut, reason = "CUDA joins products"))]
+    let mut layers = (config.layers.iter().enumerate())
         .map(|(i, this)| layer(&mut Part { config, path: format!("{prefix}.layers.{i}"), source }, *this))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<Layer>>>()?;
     let norm = Part { config, path: prefix.clone(), source }.norm("norm", hidden)?;
     let lm_head = match config.tie_word_embeddings {
         true => None,
         false => Some(source("lm_head.weight", table.into(), Role::Matrix)?),
     };
     let ropes = config.ropes.iter().map(|rope| Rope::new(rope.clone(), device)).collect();
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        layers.iter_mut().try_for_each(Layer::join)?;
+    }
     Ok(Model {
         config: config.clone(),
         embed_tokens,
@@ -228,7 +241,18 @@ fn attention(part: &mut Part, window: Option<usize>) -> Result<SelfAttention> {
         false => (None, None),
     };
     let scale = config.attention_scale;
-    Ok(SelfAttention { projections, o_proj, q_norm, k_norm, heads, kv_heads, scale, window })
+    Ok(SelfAttention {
+        projections,
+        o_proj,
+        q_norm,
+        k_norm,
+        heads,
+        kv_heads,
+        scale,
+        window,
+        #[cfg(feature = "cuda")]
+        joined: None,
+    })
 }
 
 fn mlp(part: &mut Part) -> Result<Mlp> {
@@ -242,5 +266,11 @@ fn mlp(part: &mut Part) -> Result<Mlp> {
         },
     };
     let down_proj = part.linear("mlp.down_proj", inner, hidden, bias)?;
-    Ok(Mlp { gate_up, down_proj, activation: config.activation })
+    Ok(Mlp {
+        gate_up,
+        down_proj,
+        activation: config.activation,
+        #[cfg(feature = "cuda")]
+        joined: None,
+    })
 }

@@ -47,6 +47,7 @@ impl Positions {
                 let each = ranges.iter().flat_map(row).collect();
                 Ok(Positions { each: Some(each), ..plain(total) })
             }
+            Keys::OnDevice(_) => bail!("keys: wants them on the host, got them on the device"),
             Keys::Documents(firsts) => {
                 if firsts.len() != rows * end {
                     bail!(

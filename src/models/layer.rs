@@ -64,7 +64,14 @@ impl Layer {
     ) -> Result<Tensor> {
         let (rotation, pass) = (&context.rotations[self.rope], context.pass);
         let h = self.input_layernorm.forward(x, pass)?;
-        let h = self.self_attn.forward(&h, rotation, &context.keys, pass, cache)?;
+        let keys = &context.keys;
+        if self.feedforward_layernorms.is_none() && x.device().is_cuda() {
+            // What a block adds to the residual stream, its last product adds.
+            let x = self.self_attn.forward_onto(&h, x, rotation, keys, pass, cache)?;
+            let h = self.post_attention_layernorm.forward(&x, pass)?;
+            return self.mlp.forward_onto(&h, &x, pass);
+        }
+        let h = self.self_attn.forward(&h, rotation, keys, pass, cache)?;
         match &self.feedforward_layernorms {
             None => {
                 let (x, h) = self.post_attention_layernorm.add(&h, x, pass)?;
@@ -92,6 +99,31 @@ impl Layer {
             self.self_attn.linears_mut().into_iter().map(|(name, l)| (format!("self_attn.{name}"), l));
         let mlp = self.mlp.linears_mut().into_iter().map(|(name, l)| (format!("mlp.{name}"), l));
         attention.chain(mlp).collect()
+    }
+
+    /// Makes one product of projections of one input.
+    #[cfg(feature = "cuda")]
+    pub(super) fn join(&mut self) -> Result<()> {
+        self.self_attn.join()?;
+        self.mlp.join()
+    }
+
+    /// Lets go of joined weights that are not the projections' own any more.
+    #[cfg(feature = "cuda")]
+    pub(super) fn drop_stale_joins(&mut self) {
+        self.self_attn.drop_stale_join();
+        self.mlp.drop_stale_join();
+    }
+
+    /// LoRA's factors in the order in which joined products want them: those of A of one input, then those of B.
+    pub(crate) fn factors(&self) -> Vec<&Tensor> {
+        let attention = self.self_attn.linears().into_iter().map(|(_, linear)| linear);
+        let mlp = self.mlp.linears().into_iter().map(|(_, linear)| linear);
+        let (mut attention, mut mlp): (Vec<_>, Vec<_>) = (attention.collect(), mlp.collect());
+        // The last of each block takes the block's own input.
+        let last = [attention.pop(), mlp.pop()];
+        let groups = [attention, mlp].into_iter().chain(last.map(|linear| linear.into_iter().collect()));
+        groups.flat_map(factors).collect()
     }
 
     /// Whether a variable is among the layer's weights or LoRA factors.
@@ -129,4 +161,10 @@ impl Layer {
         }
         norms
     }
+}
+
+/// Every A of these layers, then every B.
+fn factors(linears: Vec<&Linear>) -> Vec<&Tensor> {
+    let loras = || linears.iter().filter_map(|linear| linear.lora.as_ref());
+    loras().map(|lora| lora.a.as_tensor()).chain(loras().map(|lora| lora.b.as_tensor())).collect()
 }

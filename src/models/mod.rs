@@ -20,6 +20,8 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod raw;
+#[cfg(feature = "cuda")]
+mod replay;
 mod rope;
 mod weights;
 

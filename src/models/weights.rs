@@ -99,6 +99,8 @@ impl Model {
             }
         }
         norm(format!("{prefix}.norm.weight"), &mut self.norm)?;
+        #[cfg(feature = "cuda")]
+        self.layers.iter_mut().for_each(super::Layer::drop_stale_joins);
         self.lm_head.as_mut().map_or(Ok(()), |head| f("lm_head.weight", head))
     }
 

@@ -4,9 +4,13 @@
 //! Checkpoints](https://arxiv.org/abs/2305.13245). Heads stay in their places, (B, T, heads, dim), from the
 //! projections to the output: nothing is transposed.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use super::Joined;
 use super::{LayerCache, Linear, Pass, RmsNorm, Rotation};
+#[cfg(feature = "cuda")]
+use crate::ops::rope_attention::{Heads, rope_attention};
 use crate::ops::{self, Keys};
 
 /// The projections of the input to queries, keys and values.
@@ -47,6 +51,9 @@ pub struct SelfAttention {
     pub scale: f32,
     /// How many keys a query sees, its own position's included; all before it if there is none.
     pub window: Option<usize>,
+    /// The projections as one product.
+    #[cfg(feature = "cuda")]
+    pub(crate) joined: Option<Joined>,
 }
 
 impl SelfAttention {
@@ -69,9 +76,67 @@ impl SelfAttention {
         pass: Pass,
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Result<Tensor> {
+        self.o_proj.forward(&self.heads(x, rotation, keys, pass, cache)?, pass)
+    }
+
+    /// What [`SelfAttention::forward`] gives, plus `onto`.
+    pub(crate) fn forward_onto(
+        &self,
+        x: &Tensor,
+        onto: &Tensor,
+        rotation: &Rotation,
+        keys: &Keys,
+        pass: Pass,
+        cache: Option<(&mut LayerCache, usize)>,
+    ) -> Result<Tensor> {
+        self.o_proj.forward_onto(&self.heads(x, rotation, keys, pass, cache)?, onto, pass)
+    }
+
+    /// The heads' outputs, (B, T, heads x dim).
+    fn heads(
+        &self,
+        x: &Tensor,
+        rotation: &Rotation,
+        keys: &Keys,
+        pass: Pass,
+        cache: Option<(&mut LayerCache, usize)>,
+    ) -> Result<Tensor> {
         let (batch, len, _) = x.dims3()?;
-        let (q, k, v) = match &self.projections {
-            Projections::Split { q_proj, k_proj, v_proj } => {
+        let options = ops::Attention {
+            scale: self.scale,
+            causal: true,
+            window: self.window,
+            softcap: None,
+            keys: keys.clone(),
+        };
+        let joined = self.joined(x, pass)?;
+        #[cfg(feature = "cuda")]
+        if let (Some(qkv), None, None, None) = (&joined, &cache, &self.q_norm, &self.k_norm) {
+            let dim = qkv.dim(2)? / (self.heads + 2 * self.kv_heads);
+            let heads = Heads { queries: self.heads, keys: self.kv_heads, dim };
+            if let Some(y) = rope_attention(qkv, [&rotation.cos, &rotation.sin], heads, &options)? {
+                return ops::reshape(&y, (batch, len, self.heads * dim));
+            }
+        }
+        let (q, k, v) = match (&self.projections, joined) {
+            (_, Some(qkv)) => {
+                let (h, kv) = (self.heads, self.kv_heads);
+                let d = qkv.dim(2)? / (h + 2 * kv);
+                let qkv = ops::reshape(&qkv, (batch, len, h + 2 * kv, d))?;
+                let v = ops::narrow(&qkv, 2, h + kv, kv)?;
+                match (&self.q_norm, &self.k_norm) {
+                    (None, None) => {
+                        let both = self.rotate(ops::narrow(&qkv, 2, 0, h + kv)?, &None, rotation, pass)?;
+                        (ops::narrow(&both, 2, 0, h)?, ops::narrow(&both, 2, h, kv)?, v)
+                    }
+                    _ => {
+                        let q = self.rotate(ops::narrow(&qkv, 2, 0, h)?, &self.q_norm, rotation, pass)?;
+                        let k = self.rotate(ops::narrow(&qkv, 2, h, kv)?, &self.k_norm, rotation, pass)?;
+                        (q, k, v)
+                    }
+                }
+            }
+            (Projections::Split { q_proj, k_proj, v_proj }, None) => {
                 let split = |x: &Tensor, heads: usize| {
                     ops::reshape(x, (batch, len, heads, x.elem_count() / (batch * len * heads)))
                 };
@@ -80,30 +145,55 @@ impl SelfAttention {
                 let k = self.rotate(heads(k_proj, self.kv_heads)?, &self.k_norm, rotation, pass)?;
                 (q, k, heads(v_proj, self.kv_heads)?)
             }
-            Projections::Fused { qkv_proj } => {
-                let (h, kv) = (self.heads, self.kv_heads);
-                let qkv = qkv_proj.forward(x, pass)?;
-                let d = qkv.dim(2)? / (h + 2 * kv);
-                let qkv = ops::reshape(&qkv, (batch, len, h + 2 * kv, d))?;
-                let q = self.rotate(ops::narrow(&qkv, 2, 0, h)?, &self.q_norm, rotation, pass)?;
-                let k = self.rotate(ops::narrow(&qkv, 2, h, kv)?, &self.k_norm, rotation, pass)?;
-                (q, k, ops::narrow(&qkv, 2, h + kv, kv)?)
-            }
+            (Projections::Fused { .. }, None) => bail!("attention: wants its projection, got none"),
         };
         let (k, v) = match cache {
-            Some((cache, at)) => cache.append(&k, &v, at)?,
+            Some((cache, at)) => match keys {
+                Keys::OnDevice(ranges) => cache.append_at(&k, &v, ranges)?,
+                _ => cache.append(&k, &v, at)?,
+            },
             None => (k, v),
-        };
-        let options = ops::Attention {
-            scale: self.scale,
-            causal: true,
-            window: self.window,
-            softcap: None,
-            keys: keys.clone(),
         };
         let y = ops::attention_thd(&q, &k, &v, &options)?;
         let width = y.dim(2)? * y.dim(3)?;
-        self.o_proj.forward(&ops::reshape(&y, (batch, len, width))?, pass)
+        ops::reshape(&y, (batch, len, width))
+    }
+
+    /// Queries, keys and values one after the other, (B, T, (heads + 2 kv_heads) dim), if one product makes them.
+    fn joined(&self, x: &Tensor, pass: Pass) -> Result<Option<Tensor>> {
+        match &self.projections {
+            Projections::Fused { qkv_proj } => qkv_proj.forward(x, pass).map(Some),
+            #[cfg(feature = "cuda")]
+            Projections::Split { q_proj, k_proj, v_proj } => match &self.joined {
+                Some(joined) => joined.forward(&[q_proj, k_proj, v_proj], x, pass),
+                None => Ok(None),
+            },
+            #[cfg(not(feature = "cuda"))]
+            Projections::Split { .. } => Ok(None),
+        }
+    }
+
+    /// Makes one product of the projections.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn join(&mut self) -> Result<()> {
+        // Norms of the heads want queries and keys apart.
+        if let Projections::Split { q_proj, k_proj, v_proj } = &mut self.projections
+            && self.q_norm.is_none()
+            && self.k_norm.is_none()
+        {
+            self.joined = Joined::new(&mut [q_proj, k_proj, v_proj])?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the joined weights if they are not the projections' own any more.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn drop_stale_join(&mut self) {
+        if let Projections::Split { q_proj, k_proj, v_proj } = &self.projections
+            && self.joined.as_ref().is_some_and(|joined| !joined.is_of(&[q_proj, k_proj, v_proj]))
+        {
+            self.joined = None;
+        }
     }
 
     fn rotate(&self, x: Tensor, norm: &Option<RmsNorm>, rotation: &Rotation, pass: Pass) -> Result<Tensor> {

@@ -27,11 +27,16 @@ impl Embedding {
     ///
     /// When an id on the CPU is outside the table. Ids on a GPU are not read back: one outside gives a row of NaN.
     pub fn forward(&self, ids: &Tensor, dtype: DType, pass: Pass) -> Result<Tensor> {
-        let x = ops::embedding_padded(ids, &pass.tensor(&self.weight), self.padding)?;
-        let x = ops::cast(&x, dtype)?;
+        let weight = pass.tensor(&self.weight);
         match self.scale {
-            Some(scale) => ops::affine(&x, scale, 0.),
-            None => Ok(x),
+            Some(scale) if weight.dtype() != dtype => {
+                let x = ops::embedding_padded(ids, &weight, self.padding)?;
+                ops::affine(&ops::cast(&x, dtype)?, scale, 0.)
+            }
+            scale => {
+                let x = ops::embedding_scaled(ids, &weight, self.padding, scale.unwrap_or(1.))?;
+                ops::cast(&x, dtype)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::ops::kv_append::kv_append;
+use crate::ops::kv_append::{kv_append, kv_append_at};
 
 /// Capacity is a multiple of this many positions.
 const CHUNK: usize = 64;
@@ -20,6 +20,9 @@ pub struct KvCache {
     pub(crate) tokens: Vec<Vec<u32>>,
     /// Which of the model's frequencies the keys were rotated with.
     pub(crate) regime: usize,
+    /// The pass over the next token.
+    #[cfg(feature = "cuda")]
+    pub(crate) replay: Option<super::Replay>,
 }
 
 /// The cache of one layer.
@@ -34,7 +37,7 @@ impl KvCache {
     /// padded on the left with as many tokens, which are never attended to.
     pub fn new(layers: usize, starts: &[usize]) -> Self {
         let (starts, tokens) = (starts.to_vec(), vec![Vec::new(); starts.len()]);
-        KvCache { layers: vec![LayerCache::default(); layers], len: 0, starts, tokens, regime: 0 }
+        KvCache { layers: vec![LayerCache::default(); layers], starts, tokens, ..KvCache::default() }
     }
 
     /// A cache of one row that holds these keys and values, (1, len, heads, dim) for each layer.
@@ -51,7 +54,7 @@ impl KvCache {
             }
         }
         let layers = layers.into_iter().map(|(k, v)| LayerCache { k: Some(k), v: Some(v) }).collect();
-        Ok(KvCache { layers, len, starts: vec![0], tokens: vec![tokens], regime: 0 })
+        Ok(KvCache { layers, len, starts: vec![0], tokens: vec![tokens], ..KvCache::default() })
     }
 
     /// The keys and values that each layer holds, (B, len, heads, dim), as views; none before the first token.
@@ -108,6 +111,29 @@ impl KvCache {
         &mut self.layers
     }
 
+    /// Makes room for `len` positions in every layer, and tells for how many there is.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn make_room(&mut self, len: usize) -> Result<usize> {
+        let at = self.len;
+        let mut capacity = usize::MAX;
+        for layer in &mut self.layers {
+            for buffer in [&mut layer.k, &mut layer.v] {
+                let Some(held) = buffer else { bail!("kv cache: wants keys and values, got none") };
+                if held.dim(1)? < len {
+                    *held = larger(held, at, len)?;
+                }
+                capacity = capacity.min(held.dim(1)?);
+            }
+        }
+        Ok(capacity)
+    }
+
+    /// The memory of all layers.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter().flat_map(|layer| [&layer.k, &layer.v]).flatten()
+    }
+
     /// Makes the `count` positions that the layers have appended part of the cache.
     pub fn advance(&mut self, count: usize) {
         self.len += count;
@@ -127,6 +153,16 @@ impl LayerCache {
         Ok((keys.narrow(1, 0, total)?, values.narrow(1, 0, total)?))
     }
 
+    /// As [`LayerCache::append`] for one token a row, after the keys of the ranges (B, 2): all the memory, whose valid
+    /// part the ranges tell.
+    pub(super) fn append_at(&mut self, k: &Tensor, v: &Tensor, ranges: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (Some(keys), Some(values)) = (&self.k, &self.v) else {
+            bail!("kv cache: wants room for a token, got none")
+        };
+        kv_append_at(&k.detach(), &v.detach(), keys, values, ranges)?;
+        Ok((keys.clone(), values.clone()))
+    }
+
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         for buffer in [&mut self.k, &mut self.v].into_iter().flatten() {
             let kept = rows.iter().map(|&row| buffer.narrow(0, row, 1)).collect::<Result<Vec<_>>>()?;
@@ -142,15 +178,26 @@ fn reserve(buffer: &mut Option<Tensor>, x: &Tensor, at: usize) -> Result<Tensor>
     let capacity = buffer.as_ref().map_or(Ok(0), |buffer| buffer.dim(1))?;
     match buffer {
         Some(buffer) if at + len <= capacity => Ok(buffer.clone()),
-        _ => {
-            let room = (at + len).max(2 * capacity).next_multiple_of(CHUNK);
-            let larger = Tensor::zeros((batch, room, heads, dim), x.dtype(), x.device())?;
-            if let Some(buffer) = buffer.as_ref().filter(|_| at > 0) {
-                larger.slice_set(&buffer.narrow(1, 0, at)?.contiguous()?, 1, 0)?;
-            }
-            Ok(buffer.insert(larger).clone())
+        Some(held) => {
+            *held = larger(held, at, at + len)?;
+            Ok(held.clone())
+        }
+        None => {
+            let room = (at + len).next_multiple_of(CHUNK);
+            Ok(buffer.insert(Tensor::zeros((batch, room, heads, dim), x.dtype(), x.device())?).clone())
         }
     }
+}
+
+/// A buffer of twice the room, or of `len` positions if that is more, with the first `at` of `held`.
+fn larger(held: &Tensor, at: usize, len: usize) -> Result<Tensor> {
+    let (batch, capacity, heads, dim) = held.dims4()?;
+    let room = len.max(2 * capacity).next_multiple_of(CHUNK);
+    let larger = Tensor::zeros((batch, room, heads, dim), held.dtype(), held.device())?;
+    if at > 0 {
+        larger.slice_set(&held.narrow(1, 0, at)?.contiguous()?, 1, 0)?;
+    }
+    Ok(larger)
 }
 
 #[cfg(test)]

@@ -105,6 +105,21 @@ impl Linear {
         }
     }
 
+    /// `x` through the layer, plus `onto`, in one step where the device has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Linear::forward`], and when `onto` is not of the result's shape and dtype.
+    pub(crate) fn forward_onto(&self, x: &Tensor, onto: &Tensor, pass: Pass) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(y) =
+            super::joined::product(&[self], &self.weight, self.bias.as_ref(), x, pass, Some(onto))?
+        {
+            return Ok(y);
+        }
+        ops::add(&self.forward(x, pass)?, onto)
+    }
+
     /// The size of the input's last dimension.
     pub fn in_features(&self) -> usize {
         self.weight.dims()[1]

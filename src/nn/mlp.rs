@@ -2,8 +2,10 @@
 //!
 //! Shazeer, [GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use super::Joined;
 use super::{Linear, Pass};
 use crate::ops;
 
@@ -42,6 +44,9 @@ pub struct Mlp {
     pub down_proj: Linear,
     /// The function that gates.
     pub activation: Activation,
+    /// Gate and up as one product.
+    #[cfg(feature = "cuda")]
+    pub(crate) joined: Option<Joined>,
 }
 
 impl Mlp {
@@ -51,22 +56,56 @@ impl Mlp {
     ///
     /// When the last dimension of `x` is not the block's.
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let gated = match (&self.gate_up, self.activation) {
-            (GateUp::Split { gate_proj, up_proj }, activation) => {
+        self.down_proj.forward(&self.gated(x, pass)?, pass)
+    }
+
+    /// What [`Mlp::forward`] gives, plus `onto`.
+    pub(crate) fn forward_onto(&self, x: &Tensor, onto: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.down_proj.forward_onto(&self.gated(x, pass)?, onto, pass)
+    }
+
+    fn gated(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let both = match &self.gate_up {
+            GateUp::Fused { gate_up_proj } => Some(gate_up_proj.forward(x, pass)?),
+            #[cfg(feature = "cuda")]
+            GateUp::Split { gate_proj, up_proj } => match &self.joined {
+                Some(joined) => joined.forward(&[gate_proj, up_proj], x, pass)?,
+                None => None,
+            },
+            #[cfg(not(feature = "cuda"))]
+            GateUp::Split { .. } => None,
+        };
+        match (&self.gate_up, both, self.activation) {
+            (_, Some(both), Activation::Silu) => ops::swiglu(&both),
+            (_, Some(both), Activation::GeluTanh) => ops::geglu(&both),
+            (GateUp::Split { gate_proj, up_proj }, None, activation) => {
                 let (gate, up) = (gate_proj.forward(x, pass)?, up_proj.forward(x, pass)?);
                 match activation {
-                    Activation::Silu => ops::silu_mul(&gate, &up)?,
-                    Activation::GeluTanh => ops::gelu_mul(&gate, &up)?,
+                    Activation::Silu => ops::silu_mul(&gate, &up),
+                    Activation::GeluTanh => ops::gelu_mul(&gate, &up),
                 }
             }
-            (GateUp::Fused { gate_up_proj }, Activation::Silu) => {
-                ops::swiglu(&gate_up_proj.forward(x, pass)?)?
-            }
-            (GateUp::Fused { gate_up_proj }, Activation::GeluTanh) => {
-                ops::geglu(&gate_up_proj.forward(x, pass)?)?
-            }
-        };
-        self.down_proj.forward(&gated, pass)
+            (GateUp::Fused { .. }, None, _) => bail!("mlp: wants its projection, got none"),
+        }
+    }
+
+    /// Makes one product of gate and up.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn join(&mut self) -> Result<()> {
+        if let GateUp::Split { gate_proj, up_proj } = &mut self.gate_up {
+            self.joined = Joined::new(&mut [gate_proj, up_proj])?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the joined weights if they are not the projections' own any more.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn drop_stale_join(&mut self) {
+        if let GateUp::Split { gate_proj, up_proj } = &self.gate_up
+            && self.joined.as_ref().is_some_and(|joined| !joined.is_of(&[gate_proj, up_proj]))
+        {
+            self.joined = None;
+        }
     }
 
     /// The linear layers by name.

@@ -2,17 +2,25 @@
 
 mod attention;
 mod embedding;
+#[cfg(feature = "cuda")]
+mod joined;
 mod kv_cache;
 mod linear;
 mod mlp;
+#[cfg(feature = "cuda")]
+mod replay;
 mod rms_norm;
 mod rope;
 
 pub use attention::{Projections, SelfAttention};
 pub use embedding::Embedding;
+#[cfg(feature = "cuda")]
+pub(crate) use joined::Joined;
 pub use kv_cache::{KvCache, LayerCache};
 pub use linear::{Linear, Lora};
 pub use mlp::{Activation, GateUp, Mlp};
+#[cfg(feature = "cuda")]
+pub(crate) use replay::Replay;
 pub use rms_norm::RmsNorm;
 pub use rope::{Rope, RopeConfig, RopeScaling, Rotation};
 

@@ -24,14 +24,17 @@ constexpr int NONE = 0x7fffffff;
 // Mirrored in Rust. Strides are in elements, of batch row, head and position.
 struct Attention {
     u64 q[3], k[3], v[3];
-    u64 y[3];   // and of g and dq
+    u64 y[3];  // and of g
+    u64 dq[3];
     u64 dk[3];  // and of dv
     int batch, heads, kv_heads, tq, tk;
     float scale;
     float softcap;  // 0: none
     int causal;
     int window;  // negative: none
-    int mask;    // what `keys` is: 0 nothing, 1 [first, end) for each batch row, 2 document starts
+    // What `keys` is: 0 nothing, 1 [first, end) for each batch row, 2 document starts, 3 as 1, and the only query stands
+    // at the last of them.
+    int mask;
     int splits;  // of the keys, in the kernel for few queries
     int pad;
 };
@@ -41,6 +44,11 @@ struct Range {
 };
 
 DEVICE Range visible(const Attention& p, const int* keys, int b, int i) {
+    if (p.mask == 3) {
+        const int to = min(keys[2 * b + 1], p.tk);
+        const int from = p.window < 0 ? keys[2 * b] : max(keys[2 * b], to - p.window);
+        return {from, max(from, to)};
+    }
     const int position = max(p.tk + i - p.tq, 0);
     int from = 0, to = p.tk;
     if (p.causal) to = position + 1;

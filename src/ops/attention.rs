@@ -8,7 +8,7 @@
 
 mod backward;
 #[cfg(any(feature = "cuda", all(test, feature = "host")))]
-mod cuda;
+pub(super) mod cuda;
 mod forward;
 #[cfg(any(feature = "metal", feature = "host"))]
 mod metal;
@@ -39,6 +39,9 @@ pub enum Keys {
     Rows(Arc<[(u32, u32)]>),
     /// Packed documents: for each batch row and key position, `B * Tk` in all, the first position of its document.
     Documents(Arc<[u32]>),
+    /// [`Keys::Rows`] that are in the device's memory, (B, 2) of `u32`, for one query a row: it stands at the last of
+    /// its keys, which causality and the window count from. What is beyond `Tk` is not seen.
+    OnDevice(Tensor),
 }
 
 /// Options of [`attention`].
@@ -100,6 +103,19 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
                 starts.len()
             )
         }
+        Keys::OnDevice(ranges) => {
+            if ranges.dims() != [shape.b, 2] || ranges.dtype() != candle_core::DType::U32 || shape.tq != 1 {
+                bail!(
+                    "attention: wants one query and ({}, 2) ranges of u32 on the device, got {} and {:?}",
+                    shape.b,
+                    shape.tq,
+                    ranges.dims()
+                )
+            }
+            if !q.device().is_cuda() {
+                return apply(q, k, v, &options.read_back(ranges)?, thd);
+            }
+        }
         _ => {}
     }
     if (options.causal || options.window.is_some()) && shape.tq > shape.tk {
@@ -156,6 +172,16 @@ impl Dims {
 }
 
 impl Attention {
+    /// The same with ranges of keys on the host, for one query a row.
+    fn read_back(&self, ranges: &Tensor) -> Result<Self> {
+        let row = |range: &Vec<u32>| {
+            let from = self.window.map_or(0, |window| range[1].saturating_sub(window as u32));
+            (range[0].max(from), range[1])
+        };
+        let keys = Keys::Rows(ranges.to_vec2::<u32>()?.iter().map(row).collect());
+        Ok(Attention { causal: false, window: None, keys, ..self.clone() })
+    }
+
     /// The keys `[from, to)` that query `i` of batch row `b` sees.
     fn visible(&self, dims: &Dims, b: usize, i: usize) -> (usize, usize) {
         let position = (dims.tk + i).saturating_sub(dims.tq);
@@ -167,7 +193,8 @@ impl Attention {
             from = (position + 1).saturating_sub(window);
         }
         match &self.keys {
-            Keys::All => {}
+            // On the device means on a GPU, whose kernels read them.
+            Keys::All | Keys::OnDevice(_) => {}
             Keys::Rows(rows) => {
                 from = from.max(rows[b].0 as usize);
                 to = to.min(rows[b].1 as usize);

@@ -1,4 +1,4 @@
-// Embedding:  y[i] = table[ids[i]].  An id outside the table gives a row of NaN, and no gradient.
+// Embedding:  y[i] = scale table[ids[i]].  An id outside the table gives a row of NaN, and no gradient.
 
 constexpr SCOPE uint AT_ONCE = 4;
 
@@ -7,7 +7,7 @@ struct Embedding {
     uint count, vocabulary;
     // An id that has no gradient; none is as large as 2^32 - 1.
     uint padding;
-    uint unused;
+    float scale;
 };
 
 KERNEL void embedding_fwd(GLOBAL const T* table, GLOBAL const uint* ids, GLOBAL T* y, PARAMS(Embedding) p) {
@@ -18,7 +18,10 @@ KERNEL void embedding_fwd(GLOBAL const T* table, GLOBAL const uint* ids, GLOBAL 
     Vec v[UNROLL];
     if (id < p.vocabulary) {
         table += id * p.pieces.cols + start;
-        for (uint i = 0; i < UNROLL; i++) v[i] = load(table, piece_slot(i), n, 0.0f);
+        for (uint i = 0; i < UNROLL; i++) {
+            v[i] = load(table, piece_slot(i), n, 0.0f);
+            for (int k = 0; k < VEC; k++) v[i].v[k] *= p.scale;
+        }
     } else {
         for (uint i = 0; i < UNROLL; i++)
             for (int k = 0; k < VEC; k++) v[i].v[k] = nan32();
@@ -57,5 +60,8 @@ KERNEL void embedding_bwd(GLOBAL const T* g, GLOBAL const uint* ids, GLOBAL T* d
                     for (int k = 0; k < VEC; k++) sum[i].v[k] += element(rows[l] + i, k);
         }
     }
-    for (uint i = 0; i < UNROLL; i++) store(d + id * cols + start, piece_slot(i), n, sum[i]);
+    for (uint i = 0; i < UNROLL; i++) {
+        for (int k = 0; k < VEC; k++) sum[i].v[k] *= p.scale;
+        store(d + id * cols + start, piece_slot(i), n, sum[i]);
+    }
 }

@@ -1,6 +1,7 @@
 //! Embedding: `y[i] = table[ids[i]]`, a row for each id. The gradient of the table adds up the rows of `g`.
 
 use crate::kernels::cpu::uninit;
+use crate::kernels::element::Element as _;
 use crate::kernels::gpu::{Arg, Buffer, Gpu, Unit, unit};
 use crate::kernels::pieces::{self, Pieces};
 use crate::kernels::tape::apply1;
@@ -27,6 +28,20 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
 ///
 /// As [`embedding`].
 pub fn embedding_padded(ids: &Tensor, table: &Tensor, padding: Option<u32>) -> Result<Tensor> {
+    embedding_scaled(ids, table, padding, 1.0)
+}
+
+/// As [`embedding_padded`], times `scale`, which is rounded to the table's dtype first.
+///
+/// # Errors
+///
+/// As [`embedding`].
+pub(crate) fn embedding_scaled(
+    ids: &Tensor,
+    table: &Tensor,
+    padding: Option<u32>,
+    scale: f64,
+) -> Result<Tensor> {
     let (rows, _) = table.dims2()?;
     let ids = ids.to_dtype(DType::U32)?.contiguous()?;
     if ids.device().is_cpu() {
@@ -38,13 +53,19 @@ pub fn embedding_padded(ids: &Tensor, table: &Tensor, padding: Option<u32>) -> R
         })?;
     }
     let ids = ids.to_device(table.device())?;
-    apply1(Embedding { ids, padding }, table)
+    let scale = match table.dtype() {
+        DType::BF16 => half::bf16::from_f64(scale).to_f32(),
+        DType::F16 => half::f16::from_f64(scale).to_f32(),
+        _ => scale as f32,
+    };
+    apply1(Embedding { ids, padding, scale }, table)
 }
 
 struct Embedding {
     /// Contiguous, `u32`, where the table is.
     ids: Tensor,
     padding: Option<u32>,
+    scale: f32,
 }
 
 static UNIT: Unit = unit!("embedding.h");
@@ -57,7 +78,7 @@ struct Params {
     count: u32,
     vocabulary: u32,
     padding: u32,
-    unused: u32,
+    scale: f32,
 }
 
 impl Embedding {
@@ -78,7 +99,7 @@ impl Embedding {
             count: count as u32,
             vocabulary: vocabulary as u32,
             padding: self.padding.unwrap_or(u32::MAX),
-            unused: 0,
+            scale: self.scale,
         };
         let (types, defines) = ([("T", x.dtype())], pieces.defines());
         let launch = pieces.launch(&UNIT, entry, &types, &defines);
@@ -102,6 +123,9 @@ impl FusedOp<1> for Embedding {
                 let mut y = uninit::<T>(ids.len() * cols);
                 for (y, id) in y.chunks_exact_mut(cols.max(1)).zip(ids) {
                     y.copy_from_slice(&table[*id as usize * cols..][..cols]);
+                }
+                if self.scale != 1.0 {
+                    y.iter_mut().for_each(|y| *y = T::from_f32(y.to_f32() * self.scale));
                 }
                 Ok((super::storage(y), dims.into()))
             })
@@ -155,9 +179,10 @@ impl FusedOp<1> for Embedding {
                         let mut sum = vec![0f32; cols];
                         for i in *run {
                             for (s, g) in sum.iter_mut().zip(&gs[*i as usize * cols..][..cols]) {
-                                *s += crate::kernels::element::Element::to_f32(*g);
+                                *s += g.to_f32();
                             }
                         }
+                        sum.iter_mut().for_each(|s| *s *= self.scale);
                         (ids[run[0] as usize] as usize, sum)
                     })
                     .collect();
@@ -186,7 +211,7 @@ mod tests {
             let known: Vec<u32> = (0..90).map(|i| i * i % 6).collect();
             let g = Tensor::randn(0f32, 1., (known.len() + 1, cols), &cpu)?.to_dtype(dtype)?;
             let op = |ids: Vec<u32>| -> Result<_> {
-                Ok(Embedding { ids: Tensor::new(ids, &cpu)?, padding: Some(4) })
+                Ok(Embedding { ids: Tensor::new(ids, &cpu)?, padding: Some(4), scale: 1.0 })
             };
             let all = op([&known[..], &[7]].concat())?;
             let y = with_inputs("embedding", [&table], |[t]| all.gpu(Gpu::Host, [t]))?.tensor();

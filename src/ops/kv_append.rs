@@ -3,7 +3,7 @@
 use crate::kernels::gpu::{self, Arg, Launch, Unit, unit};
 use crate::kernels::{Held, same_dtype};
 use bytemuck::NoUninit;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 static UNIT: Unit = unit!("kv_append.h");
 
@@ -29,6 +29,35 @@ struct Params {
 ///
 /// When a shape or dtype is not that of the caches, or there is no room.
 pub(crate) fn kv_append(k: &Tensor, v: &Tensor, keys: &Tensor, values: &Tensor, at: usize) -> Result<()> {
+    append(k, v, keys, values, at, None)
+}
+
+/// As [`kv_append`] of one token a row, which goes where the row's range of keys (B, 2; u32) ends: on a GPU only.
+///
+/// # Errors
+///
+/// As [`kv_append`]; a range that is longer than the caches is not seen.
+pub(crate) fn kv_append_at(
+    k: &Tensor,
+    v: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    ranges: &Tensor,
+) -> Result<()> {
+    if k.dim(1)? != 1 || ranges.dims() != [k.dim(0)?, 2] || ranges.dtype() != DType::U32 {
+        bail!("{NAME}: wants a token and a range of u32 for each row, got {:?} and {ranges:?}", k.dims())
+    }
+    append(k, v, keys, values, 0, Some(ranges))
+}
+
+fn append(
+    k: &Tensor,
+    v: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    at: usize,
+    ranges: Option<&Tensor>,
+) -> Result<()> {
     same_dtype(NAME, &[k, v, keys, values])?;
     let (batch, len, heads, dim) = k.dims4()?;
     let (cached, capacity, ..) = keys.dims4()?;
@@ -59,14 +88,25 @@ pub(crate) fn kv_append(k: &Tensor, v: &Tensor, keys: &Tensor, values: &Tensor, 
             unit: &UNIT,
             entry: "kv_append",
             types: &[("T", k.dtype())],
-            defines: &[("STEP", step as i64)],
+            defines: &[("STEP", step as i64), ("RANGES", ranges.is_some() as i64)],
             groups: [batch * len, 2, 1],
             threads: (width / step).next_multiple_of(32).clamp(32, 256),
             shared: 0,
         };
-        gpu.launch(&launch, &mut [k.into(), v.into(), Arg::Update(keys), Arg::Update(values)], &params)
+        let ranges = ranges.map(Held::new);
+        let mut args = [
+            k.into(),
+            v.into(),
+            Arg::Update(keys),
+            Arg::Update(values),
+            ranges.as_ref().map(|ranges| ranges.input(NAME)).into(),
+        ];
+        gpu.launch(&launch, &mut args, &params)
     });
     on_gpu.unwrap_or_else(|| {
+        if ranges.is_some() {
+            bail!("{NAME}: wants a GPU for ranges that are there")
+        }
         keys.slice_set(&k.detach().contiguous()?, 1, at)?;
         values.slice_set(&v.detach().contiguous()?, 1, at)
     })

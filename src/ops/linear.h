@@ -7,10 +7,10 @@ struct Few {
     float scale;
 };
 
-// y = x Wᵀ + b + scale t Bᵀ of FEW rows of x: ROW_THREADS threads read a row of W, which is all the work there is.
+// y = x Wᵀ + b + scale t Bᵀ + onto of FEW rows of x: ROW_THREADS threads read a row of W, which is all the work there is.
 KERNEL void linear_few(
     GLOBAL const T* x, GLOBAL const W* w, GLOBAL const BIAS_T* bias, GLOBAL const LOW_T* b, GLOBAL const T* t,
-    GLOBAL T* y, PARAMS(Few) p) {
+    GLOBAL const T* onto, GLOBAL T* y, PARAMS(Few) p) {
     SHARED float scratch[MAX_WARPS];
     const ulong out = my_row();
     if (ROW_THREADS == 32 && out >= p.outputs) return;
@@ -35,6 +35,7 @@ KERNEL void linear_few(
     for (int m = 0; m < FEW; m++) {
         float v = row_sum(sum[m], scratch);
         if (BIAS) v += float(bias[out]);
+        if (ONTO) v += float(onto[m * p.outputs + out]);
         if (lane == 0) y[m * p.outputs + out] = T(v);
     }
 }

@@ -14,7 +14,7 @@ use crate::kernels::tape::{apply1, apply2, apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
-pub(super) use gpu::with_last;
+pub(crate) use gpu::cast_into;
 pub(super) use gpu::{Cast, Columns, Low, begun, grad_of};
 pub(crate) use gpu::{FEW, Few};
 

@@ -36,16 +36,22 @@ FN void mma(float (&c)[4], Two top, Two bottom, Two b, f16) {
 struct Up {
     uint rows, cols, rank;
     uint by_rank, by_col;
-    float scale;
+    uint t_stride;
+    // Where the second and the third part of the columns begin, each with `rank` columns of t of its own.
+    uint second, third;
+    float scale[3];
 };
 
-// y = scale t fᵀ + bias: t is rows x rank, y rows x cols, cols a multiple of 8 and the rank of 4. f's element of a column
-// and a rank is at column * by_col + rank * by_rank. A warp has 32 columns of a group's ROWS rows. R16 = the sixteens of
-// the rank.
-KERNEL void lora_up(
-    const T* __restrict__ t, const W* __restrict__ f, const BIAS_T* __restrict__ bias, T* y, PARAMS(Up) p) {
+// y = scale t fᵀ + bias + onto: t is rows x rank, y and onto rows x cols, cols a multiple of 8 and the rank of 4. f's
+// element of a column and a rank is at column * by_col + rank * by_rank. A warp has 32 columns of a group's ROWS rows, and
+// parts begin at its multiples. R16 = the sixteens of the rank.
+KERNEL void lora_up(const T* __restrict__ t, const W* __restrict__ f, const BIAS_T* __restrict__ bias,
+                    const T* __restrict__ onto, T* y, PARAMS(Up) p) {
     const uint quad = threadIdx.x % 32 / 4, in_quad = threadIdx.x % 4;
     const uint first_col = (blockIdx.y * (GROUP_SIZE / 32) + threadIdx.x / 32) * 32;
+    const uint part = uint(first_col >= p.second) + uint(first_col >= p.third);
+    const float scale = part == 0 ? p.scale[0] : part == 1 ? p.scale[1] : p.scale[2];
+    t += part * p.rank;
     Two b[R16][4];
 #pragma unroll
     for (int k = 0; k < R16; k++)
@@ -69,20 +75,31 @@ KERNEL void lora_up(
         for (int k = 0; k < R16; k++) {
             const uint r = k * 16 + in_quad * 4;
             Two above = {}, below = {};
-            if (top < p.rows && r < p.rank) above = *(const Two*)(t + ulong(top) * p.rank + r);
-            if (bottom < p.rows && r < p.rank) below = *(const Two*)(t + ulong(bottom) * p.rank + r);
+            if (top < p.rows && r < p.rank) above = *(const Two*)(t + ulong(top) * p.t_stride + r);
+            if (bottom < p.rows && r < p.rank) below = *(const Two*)(t + ulong(bottom) * p.t_stride + r);
 #pragma unroll
             for (int n = 0; n < 4; n++) mma(c[n], above, below, b[k][n], T());
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const uint row = top + half * 8;
+            if (row >= p.rows || col >= p.cols) continue;
+            const ulong at = ulong(row) * p.cols + col;
+            float sum[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum[j] = fmaf(c[j / 2][half * 2 + j % 2], scale, add[j]);
+            if (ONTO) {
+                struct ALIGNED_16 Eight {
+                    T e[8];
+                };
+                const Eight before = *(const Eight*)(onto + at);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum[j] += float(before.e[j]);
+            }
             Four out;
 #pragma unroll
-            for (int n = 0; n < 4; n++)
-                out.e[n] = pair(fmaf(c[n][half * 2], p.scale, add[n * 2]),
-                                fmaf(c[n][half * 2 + 1], p.scale, add[n * 2 + 1]), T());
-            if (row < p.rows && col < p.cols) *(Four*)(y + ulong(row) * p.cols + col) = out;
+            for (int n = 0; n < 4; n++) out.e[n] = pair(sum[n * 2], sum[n * 2 + 1], T());
+            *(Four*)(y + at) = out;
         }
     }
 }

@@ -7,6 +7,8 @@
 #[cfg(any(feature = "cuda", all(test, feature = "host")))]
 mod cuda;
 mod gpu;
+#[cfg(feature = "cuda")]
+pub(super) use self::cuda::Up;
 
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::Wide;

@@ -9,11 +9,15 @@ pub(crate) mod adamw;
 mod attention;
 mod coverage;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) mod decode_state;
 mod dora_linear;
 mod dropout;
 mod embedding;
 mod gated;
 mod glue;
+#[cfg(feature = "cuda")]
+pub(crate) mod joined_linear;
 pub(crate) mod kv_append;
 mod layer_norm;
 mod linear;
@@ -21,6 +25,8 @@ mod linear_cross_entropy;
 mod lora_linear;
 mod rms_norm;
 mod rope;
+#[cfg(feature = "cuda")]
+pub(crate) mod rope_attention;
 // For the generator, and for benchmarks of the choice alone.
 #[doc(hidden)]
 pub mod sample;
@@ -29,6 +35,8 @@ mod softmax;
 pub(crate) use crate::kernels::cpu::in_pool;
 pub use crate::kernels::cpu::simd_name;
 // For benchmarks of a backward pass as the trainer runs it. A plain Candle op on a recorded tensor would be a gap.
+#[cfg(feature = "cuda")]
+pub(crate) use crate::kernels::cuda::graph;
 pub use crate::kernels::gemm::fast_bf16;
 #[doc(hidden)]
 pub use crate::kernels::tape::{Gradients, Tape};
@@ -39,11 +47,14 @@ pub use cross_entropy::{CrossEntropy, IGNORE, Reduction, cross_entropy, cross_en
 pub use dora_linear::{dora_linear, dora_norms};
 pub use dropout::Dropout;
 use dropout::dropout;
+pub(crate) use embedding::embedding_scaled;
 pub use embedding::{embedding, embedding_padded};
 pub use gated::{geglu, gelu_mul, silu_mul, swiglu};
 pub use glue::add;
 pub(crate) use glue::{affine, cast, narrow, reshape};
 pub use layer_norm::layer_norm;
+#[cfg(feature = "cuda")]
+pub(crate) use linear::cast_into;
 pub use linear::linear;
 pub(crate) use linear::{FEW as FEW_ROWS, Few};
 pub(crate) use linear_cross_entropy::GPU_CHUNK as LOGITS_CHUNK;

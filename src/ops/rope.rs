@@ -7,8 +7,10 @@
 //! Su et al., [RoFormer](https://arxiv.org/abs/2104.09864).
 
 use super::Spec;
+#[cfg(feature = "cuda")]
+use crate::kernels::Held;
 use crate::kernels::cpu::{self, par_rows, simd, uninit};
-use crate::kernels::gpu::{self, Buffer, Gpu, Launch, Unit, unit};
+use crate::kernels::gpu::{self, Arg, Buffer, Gpu, Launch, Unit, unit};
 use crate::kernels::tape::{apply1, apply1_strided, tracked};
 use crate::kernels::{Fused, FusedOp, Input, for_dtype, same_dtype, vec, with_inputs};
 use bytemuck::NoUninit;
@@ -193,6 +195,33 @@ impl FusedOp<1> for Rope {
 
     fn gpu(&self, gpu: Gpu<'_>, [x]: [Input<'_>; 1]) -> Result<Buffer> {
         let mut y = Buffer::new(gpu, x.shape(), x.dtype())?;
+        let [_, n1, n2, d] = *x.dims() else { bail!("rope: wants 4 dimensions, got {:?}", x.dims()) };
+        self.launch(gpu, x, (&mut y).into(), [n1 * n2 * d, n2 * d, d])?;
+        Ok(y)
+    }
+
+    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+        // `g` is detached, so that no graph is cut here.
+        let back = Rope { back: !self.back, ..self.clone() };
+        Ok([Some(g.apply_op1_no_bwd(&Fused(back))?)])
+    }
+}
+
+/// Turns `x` (B, T, H, D) where it is, half-rotated as [`rope_thd`] or back, on a GPU. Whoever holds `x` sees it.
+#[cfg(feature = "cuda")]
+pub(super) fn turn_in_place(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Result<()> {
+    let order = Order { interleaved: false, thd: true };
+    let rope = Rope { cos: cos.contiguous()?, sin: sin.contiguous()?, order, back };
+    let held = Held::new(x);
+    let x = held.input(Rope::NAME);
+    let s = x.stride();
+    let turned = gpu::on(&rope.cos, |gpu| rope.launch(gpu, x, Arg::Update(x), [s[0], s[1], s[2]]));
+    turned.unwrap_or_else(|| bail!("rope: wants a GPU to turn in place"))
+}
+
+impl Rope {
+    /// Turns `x` into `y`, whose first three dimensions have these strides. Both may be one.
+    fn launch(&self, gpu: Gpu<'_>, x: Input<'_>, y: Arg<'_>, y_strides: [usize; 3]) -> Result<()> {
         with_inputs(Self::NAME, [&self.cos, &self.sin], |[cos, sin]| {
             let [batch, n1, n2, d] = *x.dims() else { bail!("rope: wants 4 dimensions, got {:?}", x.dims()) };
             let sort = |s: [usize; 3]| if self.order.thd { [s[0], s[2], s[1]] } else { s };
@@ -200,7 +229,7 @@ impl FusedOp<1> for Rope {
             let strides = sort([x.stride()[0], x.stride()[1], x.stride()[2]]);
             let half = cos.dims()[cos.dims().len() - 1];
             let vec = vec(x.dtype(), &[cos]);
-            let mut lengths = strides.into_iter().chain([half, d]);
+            let mut lengths = strides.into_iter().chain(y_strides).chain([half, d]);
             let aligned = [x, cos, sin].iter().all(Input::at_16) && lengths.all(|n| n % vec == 0);
             let units = half.div_ceil(vec) + (d - 2 * half).div_ceil(vec);
             let launch = Launch {
@@ -223,19 +252,12 @@ impl FusedOp<1> for Rope {
                 rest: (d - 2 * half) as u32,
                 table: if cos.dims().len() == 3 { positions as u64 } else { 0 },
                 x: strides.map(|n| n as u64),
-                y: sort([n1 * n2 * d, n2 * d, d]).map(|n| n as u64),
+                y: sort(y_strides).map(|n| n as u64),
                 sign: if self.back { -1.0 } else { 1.0 },
                 unused: 0,
             };
-            gpu.launch(&launch, &mut [x.into(), cos.into(), sin.into(), (&mut y).into()], &params)
-        })?;
-        Ok(y)
-    }
-
-    fn grad(&self, _: [&Tensor; 1], _: &Tensor, g: &Tensor, _: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
-        // `g` is detached, so that no graph is cut here.
-        let back = Rope { back: !self.back, ..self.clone() };
-        Ok([Some(g.apply_op1_no_bwd(&Fused(back))?)])
+            gpu.launch(&launch, &mut [x.into(), cos.into(), sin.into(), y], &params)
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::data::Batch;
 use crate::error::Result;
+use crate::kernels::casts;
 use crate::kernels::cpu::in_pool;
 pub use crate::kernels::tape::Gradients;
 use crate::kernels::tape::Tape;
@@ -65,7 +66,9 @@ pub fn backward(
     options: StepOptions,
     gradients: &mut Gradients,
 ) -> Result<Tensor> {
-    in_pool(|| step(model, vars, batch, weight, options, gradients))
+    let factors: Vec<&Tensor> = model.layers().iter().flat_map(|layer| layer.factors()).collect();
+    let run = || Ok(step(model, vars, batch, weight, options, gradients));
+    in_pool(|| casts::during(&factors, model.dtype(), run))?
 }
 
 fn step(

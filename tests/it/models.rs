@@ -146,6 +146,45 @@ fn a_rewound_cache_continues_from_where_it_was() {
     }
 }
 
+/// On a GPU a token a row is a graph that is replayed: it must be captured anew when what it reads has changed.
+#[test]
+fn a_token_at_a_time_sees_what_has_changed_since_the_last_one() {
+    for name in ["llama", "gemma3", "qwen3"] {
+        let (mut model, golden) = (model(name), golden(name));
+        let adapter = model.prepare_adapter(&lora(name)).unwrap();
+        let ids = input_ids(&golden);
+        let (mut one, mut all) = (model.cache(&[0, 3]), model.cache(&[0, 3]));
+        model.forward(&ids, &mut one).unwrap();
+        model.forward(&ids, &mut all).unwrap();
+        let mut rows = 2;
+        for (step, change) in
+            ["nothing", "adapter", "off", "on", "none", "shorter", "longer", "row"].iter().enumerate()
+        {
+            match *change {
+                "adapter" => model.attach_adapter(&adapter),
+                "off" => model.set_lora_enabled(false),
+                "on" => model.set_lora_enabled(true),
+                "none" => model.detach_adapter(),
+                "shorter" => [&mut one, &mut all].into_iter().for_each(|cache| cache.truncate(26)),
+                "row" => {
+                    rows = 1;
+                    [&mut one, &mut all].into_iter().for_each(|cache| cache.keep_rows(&[1]).unwrap());
+                }
+                _ => {}
+            }
+            for i in 0..if *change == "longer" { 50 } else { 4 } {
+                let next: Vec<u32> = (0..rows).map(|row| (7 * step + 3 * i + row) as u32 % 40).collect();
+                let next = Tensor::from_vec(next, (rows, 1), &device()).unwrap();
+                let logits = model.forward(&next, &mut one).unwrap();
+                let wanted = model.forward_all(&next, &mut all).unwrap().squeeze(1).unwrap();
+                let off = distance(&logits, &wanted);
+                assert!(off < 1e-4, "{name}, {change}, token {i}: {off}");
+            }
+            assert_eq!(one.len(), all.len());
+        }
+    }
+}
+
 /// Rows of `lens` tokens, padded with zeros to the longest one.
 fn padded(ids: &Tensor, lens: &[usize], left: bool) -> Tensor {
     let width = *lens.iter().max().unwrap();

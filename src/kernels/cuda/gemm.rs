@@ -1,7 +1,7 @@
 //! Matrix products through cuBLAS, into memory that may hold a sum to add to.
 
 use super::super::gpu::{Buffer, Operand};
-use super::{read, write};
+use super::{graph, profile, read, write};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Error, Result, Storage, bail};
@@ -26,9 +26,9 @@ pub(in super::super) fn product(
     b: &Operand<'_>,
     beta: f32,
     c: &mut Buffer,
-    at: usize,
+    (at, stride): (usize, usize),
 ) -> Result<()> {
-    let (stream, blas) = (device.cuda_stream(), device.cublas_handle());
+    let (stream, blas) = (graph::stream(device), graph::blas(device));
     let (c_kind, size) = (kind(c.dtype)?, c.dtype.size_in_bytes());
     let Storage::Cuda(storage) = &mut c.storage else { bail!("matmul: wants memory of the CUDA device") };
     let (a_pointer, _a) = read(&a.x, &stream)?;
@@ -39,31 +39,37 @@ pub(in super::super) fn product(
         false => sys::cublasOperation_t::CUBLAS_OP_N,
     };
     let c_pointer = c_pointer + (at * size) as u64;
-    // cuBLAS keeps columns together where we keep rows, so it is asked for the transposed product: b first.
-    // SAFETY: the operands hold m x k and k x n elements and c m x n from `at` on, which `Gpu::product` has checked.
-    unsafe {
-        result::gemm_ex(
-            *blas.handle(),
-            op(b.transposed),
-            op(a.transposed),
-            n as i32,
-            m as i32,
-            k as i32,
-            std::ptr::from_ref(&alpha).cast::<c_void>(),
-            b_pointer as *const c_void,
-            kind(b.x.dtype())?,
-            b.stride as i32,
-            a_pointer as *const c_void,
-            kind(a.x.dtype())?,
-            a.stride as i32,
-            std::ptr::from_ref(&beta).cast::<c_void>(),
-            c_pointer as *mut c_void,
-            c_kind,
-            n as i32,
-            // The sum is f32 whatever the operands are, and f32 operands are not rounded.
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-        )
-    }
-    .map_err(|e| Error::Msg(format!("matmul: {m}x{k} by {k}x{n}: {e:?}")))
+    let first = |x: &Operand<'_>| (x.start * x.x.dtype().size_in_bytes()) as u64;
+    let (a_pointer, b_pointer) = (a_pointer + first(a), b_pointer + first(b));
+    let multiply = || {
+        // cuBLAS keeps columns together where we keep rows, so it is asked for the transposed product: b first.
+        // SAFETY: the operands hold m x k and k x n elements and c m x n from `at` on, which `Gpu::product` has checked.
+        unsafe {
+            result::gemm_ex(
+                *blas.handle(),
+                op(b.transposed),
+                op(a.transposed),
+                n as i32,
+                m as i32,
+                k as i32,
+                std::ptr::from_ref(&alpha).cast::<c_void>(),
+                b_pointer as *const c_void,
+                kind(b.x.dtype())?,
+                b.stride as i32,
+                a_pointer as *const c_void,
+                kind(a.x.dtype())?,
+                a.stride as i32,
+                std::ptr::from_ref(&beta).cast::<c_void>(),
+                c_pointer as *mut c_void,
+                c_kind,
+                stride as i32,
+                // The sum is f32 whatever the operands are, and f32 operands are not rounded.
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|e| Error::Msg(format!("matmul: {m}x{k} by {k}x{n}: {e:?}")))
+    };
+    let name = || format!("{m}x{k} by {k}x{n}{}", if beta == 0.0 { "" } else { " + c" });
+    profile::span(&stream, name, multiply)
 }

@@ -3,6 +3,9 @@
 //
 //   p = 2^(score - maximum) / sum      dv = pᵀ g      ds = p (g vᵀ - delta)      dq = scale ds k      dk = scale dsᵀ q
 //
+// A head of keys that many heads of queries share is few blocks: SPLITS of them each take a part of those heads, leave
+// their sums in `parts`, and attention_total adds them up.
+//
 // Prepended: MI, WARPS (a block owns 16 MI WARPS rows), BN rows in a tile of the others, HELD (bit 0: the first own
 // operand in registers, bit 1: the second), BLOCKS in a multiprocessor, COLUMNS (of warps, for attention_dkdv), BQ (the
 // BN of attention_dkdv).
@@ -107,12 +110,38 @@ static_assert(SHARE % 16 == 0 && DC % 16 == 0, "a warp's share is whole tiles");
 constexpr int LW = BN + 8;
 constexpr int WEIGHTS = COLUMNS > 1 ? 2 * BR * LW : 0;
 
+// A warp's C columns of 16 M rows, as store_rows, in float.
+template <int M, int C>
+DEVICE void store_part(const float (&c)[M][C / 8][4], const float (&factor)[M][2], float* to, int first, int end,
+                       int column) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = first + m * 16 + r * 8 + lane / 4;
+#pragma unroll
+            for (int n = 0; n < C / 8; n++) {
+                const int d = column + n * 8 + lane % 4 * 2;
+                const float2 v = {c[m][n][2 * r] * factor[m][r], c[m][n][2 * r + 1] * factor[m][r]};
+                float* const at = to + (u64)row * D + d;
+                if (row >= end) continue;
+                if constexpr (D % 2 == 0) {
+                    if (d < D) *(float2*)at = v;
+                } else {
+                    if (d < D) at[0] = v.x;
+                    if (d + 1 < D) at[1] = v.y;
+                }
+            }
+        }
+}
+
 // Shared memory: (OWN + 2 STAGE + WEIGHTS) elements, and 2 BN of float4 and Range.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     attention_dkdv(const Half* q, const Half* k, const Half* v, const Half* g, const float4* rows, const Range* seen,
-                   const Bounds* bounds, Half* dk, Half* dv, const Attention p) {
-    const int block = ONE_SUM ? blockIdx.x / 2 : blockIdx.x;
-    const bool for_keys = ONE_SUM && blockIdx.x % 2;
+                   const Bounds* bounds, Half* dk, Half* dv, float* parts, const Attention p) {
+    const int split = blockIdx.x % SPLITS, block = blockIdx.x / SPLITS / (ONE_SUM ? 2 : 1);
+    const bool for_keys = ONE_SUM && blockIdx.x / SPLITS % 2;
     extern __shared__ uint4 shared[];
     Half* const own = (Half*)shared;
     Half* const stages = own + OWN;
@@ -125,6 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int b = block % heads / p.kv_heads, kv = block % p.kv_heads;
     k += b * p.k[0] + kv * p.k[1];
     v += b * p.v[0] + kv * p.v[1];
+    const int first_head = group * split / SPLITS, last_head = group * (split + 1) / SPLITS;
     const int tiles = (p.tq + BN - 1) / BN;
     bounds += b * tiles;
     seen += (u64)b * p.tq;
@@ -166,15 +196,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     clear(value_sum);
     clear(key_sum);
     const int start = next_tile(bounds, 0, tiles, first, first + BR);
-    int tile = start, head = start < tiles ? 0 : group;
+    int tile = start, head = start < tiles ? first_head : last_head;
     int stage = 0;
-    if (head < group) load(tile, 0, 0);
-    while (head < group) {
+    if (head < last_head) load(tile, head, 0);
+    while (head < last_head) {
         int next = next_tile(bounds, tile + 1, tiles, first, first + BR), next_head = head;
         if (next == tiles) next = start, next_head++;
         wait_for<0>();
         __syncthreads();
-        if (next_head < group) load(next, next_head, stage ^ 1);
+        if (next_head < last_head) load(next, next_head, stage ^ 1);
 
         const Half* const q_tile = stages + stage * STAGE;
         const Half* const g_tile = q_tile + BN * LD;
@@ -245,17 +275,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int r = 0; r < 2; r++) scale[m][r] = p.scale, one[m][r] = 1;
     const u64 to = b * p.dk[0] + kv * p.dk[1];
+    // Of dk, then of dv: (split, batch row and head, key, D).
+    const u64 all = (u64)SPLITS * heads * p.tk * D;
+    float* const part = parts + ((u64)split * heads + b * p.kv_heads + kv) * p.tk * D;
     if constexpr (ONE_SUM) {
 #pragma unroll
         for (int m = 0; m < MI; m++)
 #pragma unroll
             for (int r = 0; r < 2; r++) one[m][r] = for_keys ? p.scale : 1;
-        store_rows<MI, DC>(value_sum, one, own + at * LD, (for_keys ? dk : dv) + to, p.dk[2],
+        if constexpr (SPLITS > 1)
+            store_part<MI, DC>(value_sum, one, part + (for_keys ? 0 : all), first + at, p.tk, 0);
+        else store_rows<MI, DC>(value_sum, one, own + at * LD, (for_keys ? dk : dv) + to, p.dk[2],
                        first + at, p.tk);
+    } else if constexpr (SPLITS > 1) {
+        store_part<MI, DC>(key_sum, scale, part, first + at, p.tk, column * DC);
+        store_part<MI, DC>(value_sum, one, part + all, first + at, p.tk, column * DC);
     } else {
         store_rows<MI, DC>(key_sum, scale, own + at * LD, dk + to, p.dk[2], first + at, p.tk, column * DC);
         store_rows<MI, DC>(value_sum, one, own + at * LD, dv + to, p.dk[2], first + at, p.tk, column * DC);
     }
+}
+#endif
+
+#ifdef TOTAL
+// dk and dv out of their parts, an element a thread.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_total(const float* parts, Half* dk, Half* dv, const Attention p) {
+    const u64 heads = (u64)p.batch * p.kv_heads, one = heads * p.tk * D, i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= 2 * one) return;
+    parts += i / one * SPLITS * one + i % one;
+    float sum = 0;
+#pragma unroll
+    for (int s = 0; s < SPLITS; s++) sum += parts[s * one];
+    const u64 d = i % D, row = i % one / D % p.tk, head = i % one / D / p.tk;
+    Half* const to = i < one ? dk : dv;
+    to[head / p.kv_heads * p.dk[0] + head % p.kv_heads * p.dk[1] + row * p.dk[2] + d] = from_float(sum);
 }
 #endif
 
@@ -277,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     k += b * p.k[0] + kv * p.k[1];
     v += b * p.v[0] + kv * p.v[1];
     g += b * p.y[0] + h * p.y[1];
-    dq += b * p.y[0] + h * p.y[1];
+    dq += b * p.dq[0] + h * p.dq[1];
     rows += (u64)(b * p.heads + h) * p.tq;
 
     const int t = threadIdx.x, warp = t / 32, lane = t % 32;
@@ -362,6 +416,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int r = 0; r < 2; r++) scale[m][r] = p.scale;
     const int at = warp * 16 * MI;
-    store_rows<MI, DP>(out, scale, own + at * LD, dq, p.y[2], first + at, p.tq);
+    store_rows<MI, DP>(out, scale, own + at * LD, dq, p.dq[2], first + at, p.tq);
 }
 #endif

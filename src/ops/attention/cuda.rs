@@ -39,6 +39,7 @@ struct Params {
     k: [u64; 3],
     v: [u64; 3],
     y: [u64; 3],
+    dq: [u64; 3],
     dk: [u64; 3],
     batch: i32,
     heads: i32,
@@ -55,7 +56,7 @@ struct Params {
 }
 
 /// What backward needs of forward: statistics of each query, `(B, H, Tq, 2)`, and the mask.
-pub(super) struct Saved {
+pub(in super::super) struct Saved {
     stats: Buffer,
     mask: Option<Tensor>,
 }
@@ -112,6 +113,7 @@ impl<'a> Call<'a> {
             k: strides(k, thd),
             v: strides(v, thd),
             y: dense(dims.h, dims.tq),
+            dq: dense(dims.h, dims.tq),
             dk: dense(dims.hkv, dims.tk),
             batch: dims.b as i32,
             heads: dims.h as i32,
@@ -126,6 +128,7 @@ impl<'a> Call<'a> {
                 Keys::All => 0,
                 Keys::Rows(_) => 1,
                 Keys::Documents(_) => 2,
+                Keys::OnDevice(_) => 3,
             },
             splits: 1,
             pad: 0,
@@ -211,6 +214,12 @@ impl<'a> Call<'a> {
     }
 }
 
+/// The parts that the heads of a group are divided into, for blocks enough where `blocks` are few.
+fn shares(group: usize, multiprocessors: usize, blocks: usize) -> usize {
+    let enough = |splits: &usize| splits * blocks >= 4 * multiprocessors;
+    (1..=group).filter(|splits| group.is_multiple_of(*splits)).find(enough).unwrap_or(group)
+}
+
 /// Rows of a tile of the f32 kernels, which hold `count` of them. The sums of 64 long ones pass what registers hold.
 fn single_rows(d: usize, count: usize, limit: usize) -> usize {
     let fits = |rows: &usize| (*rows < 64 || d <= 128) && single_shared(d, count, 2, *rows) <= limit;
@@ -226,6 +235,7 @@ fn single_shared(d: usize, count: usize, weights: usize, rows: usize) -> usize {
 fn mask(gpu: Gpu<'_>, options: &Attention, tk: usize) -> Result<Option<Tensor>> {
     let mut positions: Vec<u32> = match &options.keys {
         Keys::All => return Ok(None),
+        Keys::OnDevice(ranges) => return Ok(Some(ranges.clone())),
         Keys::Rows(rows) => rows.iter().flat_map(|(from, to)| [*from, *to]).collect(),
         Keys::Documents(starts) => starts.to_vec(),
     };
@@ -234,7 +244,7 @@ fn mask(gpu: Gpu<'_>, options: &Attention, tk: usize) -> Result<Option<Tensor>> 
 }
 
 /// The output, and what backward needs. A group has `limit` bytes of memory.
-pub(super) fn forward(
+pub(in super::super) fn forward(
     gpu: Gpu<'_>,
     limit: usize,
     options: &Attention,
@@ -288,7 +298,46 @@ pub(super) fn backward(
     thd: bool,
     needs: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
-    let call = Call::new(gpu, options, [q, k, v], &[y, g], thd)?;
+    let inputs = [q, k, v, y, g];
+    let new = |x: Input<'_>| Ok::<_, candle_core::Error>(Buffer::new(gpu, x.dims(), x.dtype())?.tensor());
+    let keys = needs[1] || needs[2];
+    let grads = [needs[0].then(|| new(q)), keys.then(|| new(k)), keys.then(|| new(v))];
+    let [dq, dk, dv] = grads.map(Option::transpose);
+    let grads = [dq?, dk?, dv?];
+    backward_into(gpu, limit, options, inputs, saved, thd, grads.each_ref().map(Option::as_ref))?;
+    let [dq, dk, dv] = grads;
+    Ok([dq, dk.filter(|_| needs[1]), dv.filter(|_| needs[2])])
+}
+
+/// As [`backward`], into tensors that are there, which may be views of a larger one: those of k and v have their elements
+/// at the same distances.
+#[allow(clippy::too_many_arguments, reason = "what forward has, and what it saved")]
+pub(in super::super) fn backward_into(
+    gpu: Gpu<'_>,
+    limit: usize,
+    options: &Attention,
+    [q, k, v, y, g]: [Input<'_>; 5],
+    saved: &Saved,
+    thd: bool,
+    grads: [Option<&Tensor>; 3],
+) -> Result<()> {
+    let held = grads.map(|grad| grad.map(Held::new));
+    let [dq, dk, dv] = held.each_ref().map(|grad| grad.as_ref().map(|held| held.input(OP)));
+    let others: Vec<_> = [Some(y), Some(g), dq, dk, dv].into_iter().flatten().collect();
+    let mut call = Call::new(gpu, options, [q, k, v], &others, thd)?;
+    if let Some(dq) = dq {
+        call.params.dq = strides(dq, thd);
+    }
+    if let (Some(dk), Some(dv)) = (dk, dv) {
+        call.params.dk = strides(dk, thd);
+        if strides(dv, thd) != call.params.dk {
+            bail!(
+                "attention: wants the gradients of k and v in one layout, got {:?} and {:?}",
+                dk.stride(),
+                dv.stride()
+            )
+        }
+    }
     y.contiguous()?;
     g.contiguous()?;
     let stats = saved.stats.input(OP);
@@ -296,10 +345,6 @@ pub(super) fn backward(
     let mask = held.as_ref().map(|mask| mask.input(OP));
     let Dims { b, h, hkv, tq, tk, d } = call.dims;
     let mut rows = call.buffer(&[b, h, tq, 4], DType::F32)?;
-    let grad = |x: Input<'_>, needed: bool| needed.then(|| call.buffer(x.dims(), call.dtype)).transpose();
-    let mut dq = grad(q, needs[0])?;
-    let keys = needs[1] || needs[2];
-    let (mut dk, mut dv) = (grad(k, keys)?, grad(v, keys)?);
     if call.dtype == DType::F32 {
         let tile = single_rows(d, 4, limit);
         let constants = |entry| [("TS", tile as i64), (entry, 1)];
@@ -308,15 +353,15 @@ pub(super) fn backward(
         call.launch(&SINGLE, "attention_delta", &constants("DELTA"), shape, args)?;
         let rows = rows.input(OP);
         let inputs = || [q, k, v, g, rows].map(Arg::from).into_iter().chain([mask.into()]);
-        if let (Some(dk), Some(dv)) = (&mut dk, &mut dv) {
+        if let (Some(dk), Some(dv)) = (dk, dv) {
             let shape = (tk.div_ceil(tile) * b * hkv, 128, single_shared(d, 4, 2, tile));
-            let mut args: Vec<_> = inputs().chain([dk.into(), dv.into()]).collect();
+            let mut args: Vec<_> = inputs().chain([dk, dv].map(Arg::Update)).collect();
             call.launch(&SINGLE, "attention_dkdv", &constants("DKDV"), shape, &mut args)?;
         }
-        if let Some(dq) = &mut dq {
+        if let Some(dq) = dq {
             let blocks = (call.dims.group() * tq).div_ceil(tile) * b * hkv;
             let shape = (blocks, 128, single_shared(d, 4, 1, tile));
-            let mut args: Vec<_> = inputs().chain([dq.into()]).collect();
+            let mut args: Vec<_> = inputs().chain([Arg::Update(dq)]).collect();
             call.launch(&SINGLE, "attention_dq", &constants("DQ"), shape, &mut args)?;
         }
     } else {
@@ -342,26 +387,42 @@ pub(super) fn backward(
         let shape = (query_tiles * b * h, 256, 0);
         call.launch(&BACKWARD, "attention_delta", &constants(tiles, tiles.bn, "DELTA"), shape, args)?;
         let rows = rows.input(OP);
-        if let (Some(dk), Some(dv)) = (&mut dk, &mut dv) {
+        if let (Some(dk), Some(dv)) = (dk, dv) {
             // Without columns, long heads take a block for each of the two: `ONE_SUM`.
             let sums = if tiles.columns == 1 && padded > 160 { 2 } else { 1 };
-            let blocks = tk.div_ceil(tiles.rows()) * b * hkv * sums;
+            let tiles_of_keys = tk.div_ceil(tiles.rows()) * b * hkv;
+            let splits = shares(call.dims.group(), gpu.multiprocessors(), tiles_of_keys * sums);
+            let mut parts = match splits {
+                1 => None,
+                _ => Some(call.buffer(&[2, splits, b, hkv, tk, d], DType::F32)?),
+            };
+            let blocks = tiles_of_keys * sums * splits;
             let shape = (blocks, 32 * tiles.warps, tiles.dkdv_shared(padded));
             let inputs = [q, k, v, g, rows, seen.input(OP), bounds.input(OP)].map(Arg::from);
-            let mut args: Vec<_> = inputs.into_iter().chain([dk.into(), dv.into()]).collect();
-            call.launch(&BACKWARD, "attention_dkdv", &constants(tiles, tiles.bn, "DKDV"), shape, &mut args)?;
+            let sums = parts.as_mut().map_or(Arg::Null, Arg::from);
+            let out = [Arg::Update(dk), Arg::Update(dv), sums];
+            let mut args: Vec<_> = inputs.into_iter().chain(out).collect();
+            let mut defines = constants(tiles, tiles.bn, "DKDV");
+            defines.push(("SPLITS", splits as i64));
+            call.launch(&BACKWARD, "attention_dkdv", &defines, shape, &mut args)?;
+            if let Some(parts) = parts {
+                let mut defines = constants(tiles, tiles.bn, "TOTAL");
+                defines.push(("SPLITS", splits as i64));
+                let shape = ((2 * b * hkv * tk * d).div_ceil(256), 256, 0);
+                let args = &mut [parts.input(OP).into(), Arg::Update(dk), Arg::Update(dv)];
+                call.launch(&BACKWARD, "attention_total", &defines, shape, args)?;
+            }
         }
-        if let Some(dq) = &mut dq {
+        if let Some(dq) = dq {
             let tiles = Tiles::dq(padded, limit);
             let blocks = tq.div_ceil(tiles.rows()) * b * h;
             let shape = (blocks, 32 * tiles.warps, tiles.backward_shared(padded));
             let inputs = [q, k, v, g, rows].map(Arg::from);
-            let mut args: Vec<_> = inputs.into_iter().chain([mask.into(), dq.into()]).collect();
+            let mut args: Vec<_> = inputs.into_iter().chain([mask.into(), Arg::Update(dq)]).collect();
             call.launch(&BACKWARD, "attention_dq", &constants(tiles, tiles.bn, "DQ"), shape, &mut args)?;
         }
     }
-    let grads = [dq, dk.filter(|_| needs[1]), dv.filter(|_| needs[2])];
-    Ok(grads.map(|grad| grad.map(Buffer::tensor)))
+    Ok(())
 }
 
 #[cfg(all(test, feature = "host"))]

@@ -88,7 +88,8 @@ impl<'a> Call<'a> {
             bail!("attention: wants heads of at most 256 on this GPU, got {}", dims.d)
         }
         let (kind, keys) = match &options.keys {
-            Keys::All => (0, None),
+            // Those on the device were read back.
+            Keys::All | Keys::OnDevice(_) => (0, None),
             Keys::Rows(rows) => (1, Some(rows.iter().flat_map(|(from, to)| [*from, *to]).collect())),
             Keys::Documents(starts) => (2, Some(starts.to_vec())),
         };

@@ -363,7 +363,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int m = 0; m < RM; m++) {
         const int i = first + ty * RM + m;
         if (i >= queries.count) continue;
-        float* const to = dq + queries.at(p, p.y, i);
+        float* const to = dq + queries.at(p, p.dq, i);
 #pragma unroll
         for (int n = 0; n < DN; n++) store(to, out[m][n], tx * 4 + 32 * n, p.scale);
     }

@@ -1,6 +1,11 @@
 //! Linear layers on a GPU: the products are the library's, what stands around them is ours.
 
 use super::UNIT;
+#[cfg(feature = "cuda")]
+use crate::kernels::Held;
+use crate::kernels::casts::{self, Copied};
+#[cfg(feature = "cuda")]
+use crate::kernels::gpu::{self, Arg};
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Operand};
 use crate::kernels::rows::Rows;
 use crate::kernels::{Input, with_inputs};
@@ -17,12 +22,16 @@ pub(crate) const FEW: usize = 4;
 pub(in super::super) enum Cast<'a> {
     Same(Input<'a>),
     New(Buffer),
+    Copied(Copied),
 }
 
 impl<'a> Cast<'a> {
     pub fn to(gpu: Gpu<'_>, x: Input<'a>, dtype: DType) -> Result<Self> {
         if x.dtype() == dtype {
             return Ok(Cast::Same(x));
+        }
+        if let Some(copied) = casts::find(&[x], dtype, x.shape()) {
+            return Ok(Cast::Copied(copied));
         }
         let cols = x.dims().last().copied().unwrap_or(1);
         let rows = Rows::new(x.shape().elem_count() / cols.max(1), cols, dtype, &[x]).at_most(256);
@@ -37,12 +46,31 @@ impl<'a> Cast<'a> {
         match self {
             Cast::Same(x) => *x,
             Cast::New(buffer) => buffer.input(OP),
+            Cast::Copied(copied) => copied.input(OP),
         }
     }
 }
 
+/// Writes `x` into `to`, of its shape and any dtype, which must be contiguous.
+#[cfg(feature = "cuda")]
+pub(crate) fn cast_into(x: &Tensor, to: &Tensor) -> Result<()> {
+    let (x, held) = (x.contiguous()?, Held::new(to));
+    let to = held.input(OP);
+    let cols = x.dims().last().copied().unwrap_or(1);
+    let done = gpu::on(&x, |gpu| {
+        with_inputs(OP, [&x], |[x]| {
+            to.contiguous()?;
+            let rows = Rows::new(x.shape().elem_count() / cols.max(1), cols, to.dtype(), &[x]).at_most(256);
+            let (types, defines) = ([("T", to.dtype()), ("W", x.dtype())], rows.defines());
+            let launch = rows.launch(&UNIT, "linear_cast", &types, &defines);
+            gpu.launch(&launch, &mut [x.into(), Arg::Update(to)], &rows.params())
+        })
+    });
+    done.unwrap_or_else(|| candle_core::bail!("{OP}: wants a GPU"))
+}
+
 /// The dims of `x` with another last one.
-pub(in super::super) fn with_last(x: Input<'_>, n: usize) -> Vec<usize> {
+fn with_last(x: Input<'_>, n: usize) -> Vec<usize> {
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = n;
@@ -64,6 +92,8 @@ pub(crate) struct Few<'a> {
     pub w: Input<'a>,
     pub bias: Option<Input<'a>>,
     pub low: Option<Low<'a>>,
+    /// What is added to it, in the shape of the result.
+    pub onto: Option<Input<'a>>,
 }
 
 /// `Few` of the header.
@@ -90,7 +120,7 @@ impl Few<'_> {
     pub fn run(&self, gpu: Gpu<'_>) -> Result<Buffer> {
         let (n, k) = (self.w.dims()[0], self.w.dims()[1]);
         let m = self.x.shape().elem_count() / k;
-        for x in [self.x, self.w].into_iter().chain(self.bias).chain(self.low.map(|l| l.b)) {
+        for x in [self.x, self.w].into_iter().chain(self.bias).chain(self.low.map(|l| l.b)).chain(self.onto) {
             x.contiguous()?;
         }
         // Few outputs are spread over more threads: some 28 warps a multiprocessor read.
@@ -106,7 +136,8 @@ impl Few<'_> {
         ];
         let [a, b, c, d] = rows.defines();
         let (bias, low) = (self.bias.is_some() as i64, self.low.is_some() as i64);
-        let defines = [a, b, c, d, ("FEW", m as i64), ("BIAS", bias), ("LOW", low)];
+        let onto = ("ONTO", self.onto.is_some() as i64);
+        let defines = [a, b, c, d, ("FEW", m as i64), ("BIAS", bias), ("LOW", low), onto];
         let params = FewParams {
             outputs: n as u32,
             inputs: k as u32,
@@ -119,6 +150,7 @@ impl Few<'_> {
             self.bias.into(),
             self.low.map(|low| low.b).into(),
             self.low.map(|low| low.t).into(),
+            self.onto.into(),
             (&mut y).into(),
         ];
         gpu.launch(&rows.launch(&UNIT, "linear_few", &types, &defines), &mut args, &params)?;
@@ -151,7 +183,7 @@ pub(in super::super) fn begun(
 
 pub(super) fn forward(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>, bias: Option<Input<'_>>) -> Result<Buffer> {
     if Few::fits(gpu, x, w)? {
-        return Few { x, w, bias, low: None }.run(gpu);
+        return Few { x, w, bias, low: None, onto: None }.run(gpu);
     }
     let (n, k) = (w.dims()[0], w.dims()[1]);
     let m = x.shape().elem_count() / k.max(1);

@@ -3,8 +3,6 @@
 //! On CUDA the update is written first and the base product is added to it: the library's product reads what it adds
 //! to behind its arithmetic, which a second pass over the output could not. On Metal one kernel sums both.
 
-#[cfg(feature = "cuda")]
-use super::super::linear::with_last;
 use super::super::linear::{Cast, Few, Low, begun, grad_of};
 use super::Lora;
 use crate::kernels::gpu::{Beside, Buffer, Gpu, Operand};
@@ -64,7 +62,9 @@ impl Wide<'_> {
     fn run(&self, gpu: Gpu<'_>, x: Input<'_>, rows: usize) -> Result<Buffer> {
         #[cfg(feature = "cuda")]
         if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units(gpu, rows)? {
-            return Ok(self.on_matrix_units(gpu, rows)?.reshape(with_last(x, self.cols)));
+            let (mut y, _) = begun(gpu, x, self.cols, None)?;
+            self.on_matrix_units(gpu, rows, &mut y)?;
+            return Ok(y);
         }
         let (mut y, beta) = begun(gpu, x, self.cols, self.bias)?;
         let factor = Cast::to(gpu, self.factor, self.t.dtype())?;
@@ -97,9 +97,9 @@ impl Lora {
         with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
             let bias = self.base.bias.is_some().then_some(bias);
             if self.base.dropout.is_none() && Few::fits(gpu, x, w)? {
-                let t = Few { x, w: a, bias: None, low: None }.run(gpu)?.reshape((m, r));
+                let t = Few { x, w: a, bias: None, low: None, onto: None }.run(gpu)?.reshape((m, r));
                 let low = Some(Low { b, t: t.input(Self::NAME), scale });
-                let y = Few { x, w, bias, low }.run(gpu)?;
+                let y = Few { x, w, bias, low, onto: None }.run(gpu)?;
                 self.on_gpu.set(t.tensor()).ok();
                 return Ok(y);
             }

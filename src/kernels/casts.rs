@@ -1,0 +1,124 @@
+//! Copies of f32 variables in half precision, which products on a GPU want: one launch makes all of them at the beginning
+//! of a step, and ops of that step find them.
+
+use super::gpu::{self, Buffer, Gpu, Launch, Unit, unit};
+use super::{Held, Input, Memory};
+use bytemuck::NoUninit;
+use candle_core::{DType, Layout, Result, Shape, Tensor};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+static UNIT: Unit = unit!("casts.h");
+
+const NAME: &str = "casts";
+
+thread_local! {
+    static CASTS: RefCell<Option<Casts>> = const { RefCell::new(None) };
+}
+
+/// What ops of this thread find.
+struct Casts {
+    all: Arc<Buffer>,
+    /// Where in `all` a variable's copy begins, by the variable's memory.
+    places: HashMap<(usize, usize), usize>,
+}
+
+/// A copy, or several that lie one after the other.
+#[derive(Clone)]
+pub(crate) struct Copied {
+    all: Arc<Buffer>,
+    layout: Layout,
+}
+
+impl Copied {
+    pub fn input(&self, op: &'static str) -> Input<'_> {
+        Input { op, memory: Memory::of(&self.all.storage), layout: &self.layout }
+    }
+}
+
+/// Runs `f` with copies of these variables in `dtype`, which must not change meanwhile. Without a GPU that can follow
+/// addresses, or where nothing is to be cast, it runs without.
+pub(crate) fn during<R>(vars: &[&Tensor], dtype: DType, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    let vars: Vec<&Tensor> = vars.iter().copied().filter(|var| var.dtype() == DType::F32).collect();
+    let made = match vars.first() {
+        Some(var) if dtype != DType::F32 => {
+            gpu::on(var, |gpu| make(gpu, &vars, dtype)).transpose()?.flatten()
+        }
+        _ => None,
+    };
+    /// Puts what was there before back, also when the code fails.
+    struct Restore(Option<Casts>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CASTS.set(self.0.take());
+        }
+    }
+    let _restore = Restore(CASTS.replace(made));
+    f()
+}
+
+fn make(gpu: Gpu<'_>, vars: &[&Tensor], dtype: DType) -> Result<Option<Casts>> {
+    const PIECE: usize = 8192;
+    let (mut pieces, mut places, mut at) = (Vec::new(), HashMap::new(), 0);
+    for var in vars {
+        let held = Held::new(var);
+        let input = held.input(NAME);
+        let Some(address) = gpu.address(&input)? else { return Ok(None) };
+        input.contiguous()?;
+        places.insert(place(&input), at);
+        let len = var.elem_count();
+        for start in (0..len).step_by(PIECE) {
+            pieces
+                .extend([address as usize + 4 * start, at + start, PIECE.min(len - start)].map(|n| n as i64));
+        }
+        at += len;
+    }
+    let pieces = Tensor::from_slice(&pieces, pieces.len(), vars[0].device())?;
+    let mut all = Buffer::new(gpu, at, dtype)?;
+    let launch = Launch {
+        unit: &UNIT,
+        entry: "cast_all",
+        types: &[("T", dtype)],
+        defines: &[],
+        groups: [pieces.elem_count() / 3, 1, 1],
+        threads: 256,
+        shared: 0,
+    };
+    let held = Held::new(&pieces);
+    gpu.launch(&launch, &mut [held.input(NAME).into(), (&mut all).into()], &Params { unused: 0 })?;
+    Ok(Some(Casts { all: Arc::new(all), places }))
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Params {
+    unused: u32,
+}
+
+/// What tells a tensor from others while both live.
+fn place(x: &Input<'_>) -> (usize, usize) {
+    let memory = match x.memory {
+        Memory::Cpu(storage) => std::ptr::from_ref(storage) as usize,
+        Memory::Cuda(storage) => std::ptr::from_ref(storage) as usize,
+        Memory::Metal(storage) => std::ptr::from_ref(storage) as usize,
+    };
+    (memory, x.start_offset())
+}
+
+/// The copies in `dtype` of tensors that have one, if they lie one after the other: in `shape`.
+pub(crate) fn find(tensors: &[Input<'_>], dtype: DType, shape: impl Into<Shape>) -> Option<Copied> {
+    CASTS.with_borrow(|casts| {
+        let casts = casts.as_ref().filter(|casts| casts.all.dtype() == dtype)?;
+        let (mut first, mut end) = (None, 0);
+        for x in tensors {
+            let at = *casts.places.get(&place(x)).filter(|_| x.dtype() == DType::F32)?;
+            if at != *first.get_or_insert(at) && at != end {
+                return None;
+            }
+            end = at + x.shape().elem_count();
+        }
+        let layout = Layout::contiguous_with_offset(shape, first?);
+        Some(Copied { all: casts.all.clone(), layout })
+    })
+}

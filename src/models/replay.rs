@@ -1,0 +1,141 @@
+//! Decoding on a CUDA GPU as one launch: the pass over one token a row, captured once and replayed.
+//!
+//! What changes from token to token is in the GPU's memory: the ids, each row's range of keys, each row's position.
+//! The graph itself counts the latter two up. It is captured anew when what it was made of has changed: the buffers of
+//! the cache, the weights, the adapter.
+
+use candle_core::{DType, Device, Result, Tensor, TensorId};
+
+use super::{Context, Model};
+use crate::nn::{KvCache, Pass, Replay, RopeScaling, Rotation};
+use crate::ops::decode_state::{self, DecodeState};
+use crate::ops::graph::{self, Graph};
+use crate::ops::{self, Keys};
+
+impl Model {
+    /// The logits of [`Model::forward`] by a graph; none where there can be none.
+    pub(super) fn replayed(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Option<Tensor>> {
+        let Device::Cuda(device) = &self.device else { return Ok(None) };
+        let (rows, len) = ids.dims2()?;
+        if len != 1 || cache.is_empty() || !graph::is_possible(device) || !self.is_replayable() {
+            return Ok(None);
+        }
+        self.check_ids(ids)?;
+        let capacity = cache.make_room(cache.len() + 1)?;
+        let made_of = self.addressed(cache);
+        let mut replay = match cache.replay.take() {
+            Some(replay) if replay.made_of == made_of && replay.logits.dim(0)? == rows => replay,
+            _ => new_replay(self, rows, capacity, made_of)?,
+        };
+        replay.state.set(ids, cache.starts(), cache.len())?;
+        match &mut replay.graph {
+            Some(graph) => graph.launch()?,
+            // Compiled kernels and the library's memory are there after a first pass.
+            none => {
+                self.pass(cache, &replay.state, &replay.tables, &replay.logits)?;
+                if replay.has_run {
+                    let once = replay.logits.copy()?;
+                    let work = || self.pass(cache, &replay.state, &replay.tables, &replay.logits);
+                    let graph = none.insert(Graph::capture(device, work)?);
+                    replay.state.forget();
+                    replay.state.set(ids, cache.starts(), cache.len())?;
+                    graph.launch()?;
+                    check(&replay.logits, &once)?;
+                }
+                replay.has_run = true;
+            }
+        }
+        replay.state.advanced();
+        cache.advance(1);
+        // The next pass writes there again.
+        let logits = replay.logits.copy()?;
+        cache.replay = Some(replay);
+        Ok(Some(logits))
+    }
+
+    /// Refuses ids that are on the CPU and outside the vocabulary, before anything has changed.
+    fn check_ids(&self, ids: &Tensor) -> Result<()> {
+        let vocabulary = self.config.vocab_size;
+        if ids.device().is_cpu()
+            && let Some(id) =
+                ids.flatten_all()?.to_vec1::<u32>()?.iter().find(|id| **id as usize >= vocabulary)
+        {
+            candle_core::bail!("embedding: wants ids below {vocabulary}, got {id}")
+        }
+        Ok(())
+    }
+
+    /// Whether rotations are those of a fixed table, and nothing is kept between passes but keys and values.
+    fn is_replayable(&self) -> bool {
+        let fixed = |scaling: &RopeScaling| {
+            !matches!(scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+        };
+        let dora = |lora: &crate::nn::Lora| lora.magnitude.is_some();
+        graphs_are_wanted()
+            && self.config.ropes.iter().all(|rope| fixed(&rope.scaling))
+            && !self.loras().iter().any(|(_, lora)| dora(lora))
+    }
+
+    /// The tensors that a pass reads and writes by their addresses.
+    fn addressed(&self, cache: &KvCache) -> Vec<TensorId> {
+        let mut ids: Vec<TensorId> = cache.buffers().map(Tensor::id).collect();
+        ids.extend([self.embed_tokens.weight.id(), self.head().id(), self.norm.weight().id()]);
+        for layer in &self.layers {
+            for (_, linear) in layer.linears() {
+                ids.push(linear.weight.id());
+                ids.extend(linear.bias.as_ref().map(Tensor::id));
+                let lora = linear.lora.as_ref().filter(|lora| lora.enabled);
+                ids.extend(lora.iter().flat_map(|lora| [lora.a.id(), lora.b.id()]));
+            }
+            ids.extend(layer.norms().iter().map(|(_, norm)| norm.weight().id()));
+        }
+        ids
+    }
+
+    /// The pass that is captured.
+    fn pass(&self, cache: &mut KvCache, state: &DecodeState, tables: &[Rotation], to: &Tensor) -> Result<()> {
+        let pass = Pass::default();
+        let positions = state.positions()?;
+        let turn = |table: &Tensor| ops::embedding(&positions, table);
+        let rotation = |table: &Rotation| Ok(Rotation { cos: turn(&table.cos)?, sin: turn(&table.sin)? });
+        let rotations = tables.iter().map(rotation).collect::<Result<_>>()?;
+        let context = Context { rotations, keys: Keys::OnDevice(state.ranges()?), pass };
+        let mut x = self.embed(&state.ids()?, pass)?;
+        for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
+            x = layer.forward_cached(&x, &context, cache, 0)?;
+        }
+        let x = self.final_norm(&x.squeeze(1)?, pass)?;
+        ops::cast_into(&ops::linear(&x, &self.head().detach(), None)?, to)?;
+        decode_state::advance(state)
+    }
+}
+
+fn new_replay(model: &Model, rows: usize, capacity: usize, made_of: Vec<TensorId>) -> Result<Replay> {
+    let tables = model.ropes.iter().map(|rope| rope.range(0, capacity, capacity)).collect::<Result<_>>()?;
+    Ok(Replay {
+        made_of,
+        state: DecodeState::new(rows, &model.device)?,
+        logits: Tensor::zeros((rows, model.config.vocab_size), DType::F32, &model.device)?,
+        tables,
+        graph: None,
+        has_run: false,
+    })
+}
+
+/// Refuses logits that are not those of the pass a graph was captured from: then work of it went elsewhere.
+fn check(logits: &Tensor, wanted: &Tensor) -> Result<()> {
+    let [logits, wanted] = [logits.flatten_all()?.to_vec1::<f32>()?, wanted.flatten_all()?.to_vec1::<f32>()?];
+    let largest = wanted.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 0.02 * largest || (a.is_nan() && b.is_nan()) || a == b;
+    match logits.iter().zip(&wanted).all(near) {
+        true => Ok(()),
+        false => candle_core::bail!(
+            "cuda graph: wants the logits of the pass that was captured, got others; METAL_CANDLE_GRAPHS=0 does without"
+        ),
+    }
+}
+
+/// `METAL_CANDLE_GRAPHS=0` turns them off.
+fn graphs_are_wanted() -> bool {
+    std::env::var_os("METAL_CANDLE_GRAPHS").is_none_or(|value| value != "0")
+}

@@ -1,0 +1,24 @@
+//! A pass over one token a row that was captured: what it is made of.
+
+use candle_core::{Tensor, TensorId};
+
+use super::Rotation;
+use crate::ops::decode_state::DecodeState;
+use crate::ops::graph::Graph;
+
+/// A pass over one token a row.
+#[derive(Debug)]
+pub struct Replay {
+    /// The tensors it reads and writes by their addresses.
+    pub made_of: Vec<TensorId>,
+    /// What changes from token to token.
+    pub state: DecodeState,
+    /// Where its logits go: (B, V), f32.
+    pub logits: Tensor,
+    /// The rotations of all positions.
+    pub tables: Vec<Rotation>,
+    /// None before it has run once.
+    pub graph: Option<Graph>,
+    /// Whether it has run: kernels are compiled, and what is kept for later passes is there.
+    pub has_run: bool,
+}
