@@ -25,6 +25,8 @@ pub struct Config {
     pub exit: bool,
     /// `SOFTMETAL_LEAKS=all`: at exit, everything alive is a leak; otherwise what Metal means to live shortly.
     pub leaks: bool,
+    /// `SOFTMETAL_NIL`: a class of MPS whose objects cannot be made: `init` gives nil.
+    pub nil: Option<String>,
 }
 
 impl Config {
@@ -44,6 +46,7 @@ impl Config {
             allow: set("SOFTMETAL_ALLOW").map(PathBuf::from),
             exit: set("SOFTMETAL_REPORTS").is_none_or(|reports| reports != "continue"),
             leaks: set("SOFTMETAL_LEAKS").is_some_and(|leaks| leaks == "all"),
+            nil: set("SOFTMETAL_NIL").and_then(|class| class.into_string().ok()),
         }
     }
 }

@@ -128,6 +128,9 @@ pub(crate) fn matmul_f32<T: Element>(
     w: Mat<'_, T>,
     c: &mut [f32],
 ) {
+    if m <= FEW && w.rs == 1 && x.cs == 1 {
+        return c.copy_from_slice(&gemv((m, n, k), x, w, None));
+    }
     #[cfg(target_arch = "x86_64")]
     if let Some(kind) = worth_tiles::<T>(m, n, k) {
         return product_into(kind, (m, n), &[(Operand::new(x), Operand::new(w), k)], c);
@@ -236,6 +239,10 @@ fn gemv<T: Element>(
         #[cfg(target_arch = "x86_64")]
         if let Some(kind) = Kind::of(T::DTYPE) {
             return super::tiles::dots(kind, &x.data[i * x.rs..][..k], rows, out);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if T::DTYPE == DType::F16 && super::halves::available() {
+            return super::halves::dots(&wide[i * k..][..k], cast(Mat::rows(rows, k)).data, out);
         }
         dots(&wide[i * k..][..k], rows, out)
     };
@@ -384,4 +391,27 @@ pub fn fast_bf16() -> bool {
     return super::tiles::Kind::of(DType::BF16).is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    /// What is scaled or added to is computed as a product by itself is, to the last bit.
+    #[test]
+    fn a_few_rows_into_f32_are_those_of_the_product() {
+        fn of<T: Element>() {
+            let (m, n, k) = (4, 37, 130);
+            let value = |i: usize| T::from_f32((i as f32 * 1.7).sin());
+            let (x, w): (Vec<T>, Vec<T>) = ((0..m * k).map(value).collect(), (0..n * k).map(value).collect());
+            let (x, w) = (Mat::rows(&x, k), Mat::rows(&w, k).t());
+            let mut c = vec![f32::NAN; m * n];
+            matmul_f32((m, n, k), x, w, &mut c);
+            assert!(narrow_owned::<T>(c) == matmul((m, n, k), x, w, None), "{:?}", T::DTYPE);
+        }
+        of::<f32>();
+        of::<f16>();
+        of::<bf16>();
+    }
 }

@@ -18,6 +18,8 @@ pub(crate) mod gemm;
 )]
 #[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
 pub(crate) mod gpu;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 #[cfg(feature = "host")]
 pub(crate) mod host;
 #[cfg(feature = "metal")]
@@ -234,6 +236,14 @@ impl<'a> Input<'a> {
     {
         let layout = layout.insert(self.layout.narrow(0, first, rows)?);
         Ok(Input { layout, ..*self })
+    }
+
+    /// Its memory under another layout.
+    pub fn laid_out<'b>(self, layout: &'b Layout) -> Input<'b>
+    where
+        'a: 'b,
+    {
+        Input { layout, ..self }
     }
 
     /// Elements before the first one.

@@ -87,15 +87,14 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
     let words: usize = parts.iter().map(|p| kind.words(p.2)).sum();
     let (row_panels, col_panels) = (m.div_ceil(MR), n.div_ceil(nr));
 
-    let mut a: Vec<u32> = uninit(row_panels * words * MR);
-    a.par_chunks_mut((words * MR).max(1)).enumerate().for_each(|(p, panel)| {
+    let pack_a = |p: usize, panel: &mut [u32]| {
         let mut rest = panel;
         for (a, _, k) in parts {
             let (part, tail) = rest.split_at_mut(kind.words(*k) * MR);
             pack(kind, *a, p * MR, m, *k, MR, part);
             rest = tail;
         }
-    });
+    };
     let pack_b = |q: usize, panel: &mut [u32]| {
         let mut rest = panel;
         for (_, b, k) in parts {
@@ -106,9 +105,9 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
     };
 
     let out = Out { c: c.as_mut_ptr(), m, n };
-    let tile = |p: usize, q: usize, b: &[u32]| {
+    let tile = |p: usize, q: usize, a: &[u32], b: &[u32]| {
         let mut acc = [[[0f32; 16]; NV]; MR];
-        let (a, b) = (&a[p * words * MR..][..words * MR], &b[..words * nr]);
+        let (a, b) = (&a[..words * MR], &b[..words * nr]);
         // SAFETY: `Kind::of` has seen the features; the panels hold `words` words of MR rows and of 16 NV columns.
         unsafe {
             match kind {
@@ -120,20 +119,28 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
     };
     let threads = rayon::current_num_threads();
     if col_panels >= 2 * threads {
+        let mut a: Vec<u32> = uninit(row_panels * words * MR);
+        a.par_chunks_mut((words * MR).max(1)).enumerate().for_each(|(p, panel)| pack_a(p, panel));
         let run = col_panels.div_ceil(4 * threads);
         (0..col_panels.div_ceil(run)).into_par_iter().for_each(|task| {
             let mut b: Vec<u32> = uninit(words * nr);
             for q in task * run..col_panels.min((task + 1) * run) {
                 pack_b(q, &mut b);
-                (0..row_panels).for_each(|p| tile(p, q, &b));
+                (0..row_panels).for_each(|p| tile(p, q, &a[p * words * MR..], &b));
             }
         });
     } else {
         let mut b: Vec<u32> = uninit(col_panels * words * nr);
         b.par_chunks_mut((words * nr).max(1)).enumerate().for_each(|(q, panel)| pack_b(q, panel));
-        (0..row_panels).into_par_iter().with_min_len(row_panels.div_ceil(4 * threads)).for_each(|p| {
-            (0..col_panels).for_each(|q| tile(p, q, &b[q * words * nr..]));
-        });
+        // A panel of A is packed where it is used: many rows by few columns would fill new memory with all of them.
+        let panels = (0..row_panels).into_par_iter().with_min_len(row_panels.div_ceil(4 * threads));
+        panels.for_each_init(
+            || uninit(words * MR),
+            |a, p| {
+                pack_a(p, a);
+                (0..col_panels).for_each(|q| tile(p, q, a, &b[q * words * nr..]));
+            },
+        );
     }
 }
 

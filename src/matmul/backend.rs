@@ -1,7 +1,8 @@
 //! What computes products.
 
 use super::site::Site;
-use super::{Product, candle, packed};
+use super::table::User;
+use super::{Product, Shape, candle, fused, packed};
 use crate::kernels::gpu::Buffer;
 use candle_core::{DType, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -21,14 +22,18 @@ pub enum Backend {
     CublasLt,
     /// Metal Performance Shaders on Apple's GPUs.
     Mps,
+    /// This crate's kernels on a GPU, which layers have: up to four rows as one read of the weights, and on CUDA the wide factor
+    /// of a low-rank update. They compute no other products.
+    Fused,
 }
 
 /// Every backend and its name.
-const NAMES: [(Backend, &str); 4] = [
+const NAMES: [(Backend, &str); 5] = [
     (Backend::Candle, "candle"),
     (Backend::Packed, "packed"),
     (Backend::CublasLt, "cublaslt"),
     (Backend::Mps, "mps"),
+    (Backend::Fused, "fused"),
 ];
 
 impl fmt::Display for Backend {
@@ -45,7 +50,7 @@ impl FromStr for Backend {
         let found = NAMES.iter().find(|(_, known)| *known == name);
         found
             .map(|(backend, _)| *backend)
-            .ok_or_else(|| format!("wants auto, candle, packed, cublaslt or mps, got {name:?}"))
+            .ok_or_else(|| format!("wants auto, candle, packed, cublaslt, mps or fused, got {name:?}"))
     }
 }
 
@@ -61,20 +66,27 @@ impl Backend {
     /// Those that compute on a site.
     pub(crate) fn on(site: Site<'_>) -> &'static [Backend] {
         match site {
+            #[cfg(feature = "host")]
+            Site::Cpu if site.gpu().is_some() => &[Backend::Candle, Backend::Packed, Backend::Fused],
             Site::Cpu => &[Backend::Candle, Backend::Packed],
             #[cfg(feature = "cuda")]
-            Site::Cuda(_) => &[Backend::Candle, Backend::CublasLt],
+            Site::Cuda(_) => &[Backend::Candle, Backend::CublasLt, Backend::Fused],
             #[cfg(feature = "metal")]
-            Site::Metal(_) => &[Backend::Candle, Backend::Mps],
+            Site::Metal(_) => &[Backend::Candle, Backend::Mps, Backend::Fused],
             Site::None(never, _) => match never {},
         }
     }
 
+    /// Whether it computes products of a kind on a site.
+    pub(super) fn computes(self, site: Site<'_>, dtype: DType, shape: &Shape) -> bool {
+        Backend::on(site).contains(&self) && (self != Backend::Fused || fused::computes(site, dtype, shape))
+    }
+
     /// Which computes what was not measured.
-    pub(super) fn default(site: Site<'_>, dtype: DType) -> Backend {
-        match (site, dtype) {
-            (Site::Cpu, DType::BF16) => Backend::Packed,
-            _ => Backend::Candle,
+    pub(super) fn default(user: User, site: Site<'_>, dtype: DType) -> Backend {
+        match (user, site, dtype) {
+            (User::Calls, Site::Cpu, DType::BF16) => Backend::Packed,
+            _ => user.usual(),
         }
     }
 
@@ -93,6 +105,7 @@ impl Backend {
             (Backend::Mps, Site::Metal(device)) if takes_factors(product) => super::mps::run(device, product),
             #[cfg(feature = "metal")]
             (Backend::Mps, Site::Metal(_)) => candle::product(product),
+            (Backend::Fused, site) => fused::product(site, product),
             (backend, _) => bail!("matmul: {backend} does not compute on this device"),
         }
     }

@@ -2,8 +2,9 @@
 
 use super::site::{Site, SiteId};
 use super::store;
-use super::table::{Rule, Shape, Table};
+use super::table::{Rule, Shape, Table, User};
 use super::{Backend, Product};
+use crate::kernels::gpu::Gpu;
 use candle_core::{DType, Device, Error, Result};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -32,10 +33,11 @@ pub enum Why {
     Unmeasured,
 }
 
-/// A table, and its rules by dtype.
+/// A table, and its crossovers for those who multiply.
 struct Known {
     table: Table,
-    rules: Vec<Rule>,
+    calls: Vec<Rule>,
+    layers: Vec<Rule>,
 }
 
 static TABLES: LazyLock<Mutex<HashMap<SiteId, Option<Arc<Known>>>>> = LazyLock::new(Default::default);
@@ -77,7 +79,13 @@ pub fn with_backend<R>(backend: Backend, f: impl FnOnce() -> R) -> R {
 ///
 /// When `METAL_CANDLE_MATMUL` names no backend, or this build does not compute on the device.
 pub fn choice(device: &Device, dtype: DType, shape: &Shape) -> Result<Chosen> {
-    pick(Site::on(device)?, forced(), dtype, shape)
+    pick(Site::on(device)?, User::Calls, forced(), dtype, shape)
+}
+
+/// Whether a layer's own kernel computes a product that it can compute: not where the library's is named, or was measured to be
+/// faster.
+pub(crate) fn by_own_kernel(gpu: Gpu<'_>, dtype: DType, shape: &Shape) -> Result<bool> {
+    Ok(pick(Site::of(gpu), User::Layers, forced(), dtype, shape)?.backend == Backend::Fused)
 }
 
 /// The backend of [`with_backend`] on this thread.
@@ -86,40 +94,57 @@ pub(super) fn forced() -> Option<Backend> {
 }
 
 pub(super) fn choose(site: Site<'_>, forced: Option<Backend>, product: &Product<'_>) -> Result<Chosen> {
-    pick(site, forced, product.dtype(), &Shape::of(product))
+    pick(site, User::Calls, forced, product.dtype(), &Shape::of(product))
 }
 
-fn pick(site: Site<'_>, forced: Option<Backend>, dtype: DType, shape: &Shape) -> Result<Chosen> {
-    let here = Backend::on(site);
+fn pick(site: Site<'_>, user: User, forced: Option<Backend>, dtype: DType, shape: &Shape) -> Result<Chosen> {
+    let computes = |backend: Backend| backend.computes(site, dtype, shape);
     let named = environment()?;
     if let Some(backend) = forced.or(named) {
-        // What a backend does not compute here is Candle's.
-        let backend = if here.contains(&backend) { backend } else { Backend::Candle };
-        return Ok(Chosen { backend, why: Why::Forced });
+        // What a backend does not compute here is the usual one's.
+        let takes = computes(backend) && user.admits(dtype.as_str(), backend);
+        return Ok(Chosen { backend: if takes { backend } else { user.usual() }, why: Why::Forced });
     }
-    let chosen = known(site).map(|known| known.table.choose(&known.rules, dtype, shape));
+    let chosen = known(site).map(|known| {
+        let rules = match user {
+            User::Calls => &known.calls,
+            User::Layers => &known.layers,
+        };
+        known.table.choose_for(user, rules, dtype, shape)
+    });
     Ok(match chosen {
-        Some(chosen) if chosen.why != Why::Unmeasured && here.contains(&chosen.backend) => chosen,
-        _ => Chosen { backend: Backend::default(site, dtype), why: Why::Unmeasured },
+        Some(chosen) if chosen.why != Why::Unmeasured && computes(chosen.backend) => chosen,
+        _ => Chosen { backend: Backend::default(user, site, dtype), why: Why::Unmeasured },
     })
 }
 
 impl Table {
     /// The choice for a product, by `rules`, which are [`Table::rules`].
     pub fn choose(&self, rules: &[Rule], dtype: DType, shape: &Shape) -> Chosen {
+        self.choose_for(User::Calls, rules, dtype, shape)
+    }
+
+    pub(super) fn choose_for(&self, user: User, rules: &[Rule], dtype: DType, shape: &Shape) -> Chosen {
         if let Some(entry) = self.entry(dtype, shape) {
-            return Chosen { backend: entry.winner(), why: Why::Measured };
+            return Chosen { backend: entry.winner_for(user), why: Why::Measured };
         }
+        match Rule::of(rules, dtype, shape) {
+            Some(rule) => Chosen { backend: rule.backend, why: Why::Fitted },
+            None => Chosen { backend: user.usual(), why: Why::Unmeasured },
+        }
+    }
+}
+
+impl Rule {
+    /// The one that holds for a product.
+    pub fn of<'a>(rules: &'a [Rule], dtype: DType, shape: &Shape) -> Option<&'a Rule> {
         let fits = |rule: &&Rule| {
             rule.dtype == dtype.as_str() && rule.class == shape.class() && rule.from_flops <= shape.flops()
         };
         // Of its own layout; of the other where that was not measured.
         let mut found = rules.iter().rev().filter(fits);
         let first = found.clone().next();
-        match found.find(|rule| rule.b_transposed == shape.b_transposed).or(first) {
-            Some(rule) => Chosen { backend: rule.backend, why: Why::Fitted },
-            None => Chosen { backend: Backend::Candle, why: Why::Unmeasured },
-        }
+        found.find(|rule| rule.b_transposed == shape.b_transposed).or(first)
     }
 }
 
@@ -128,7 +153,8 @@ fn known(site: Site<'_>) -> Option<Arc<Known>> {
     let mut tables = TABLES.lock().unwrap_or_else(|e| e.into_inner());
     let read = || {
         let table = store::load(&site.key())?;
-        Some(Arc::new(Known { rules: table.rules(), table }))
+        let (calls, layers) = (table.rules_for(User::Calls), table.rules_for(User::Layers));
+        Some(Arc::new(Known { table, calls, layers }))
     };
     tables.entry(site.id()).or_insert_with(read).clone()
 }

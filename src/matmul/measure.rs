@@ -21,8 +21,11 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     let mut shapes: Vec<_> = squares.map(|n| Shape::new(1, n, n, n)).collect();
     // Decoding: a row, and a few, against weights `(out, in)`.
     shapes.push(Shape::new(1, 1, 2048, 2048));
-    for (m, n, k) in [(1, 896, 896), (1, 2048, 2048), (1, 5632, 2048), (1, 2048, 5632), (4, 2048, 2048)] {
+    for (m, n, k) in [(1, 896, 896), (1, 2048, 2048), (1, 5632, 2048), (1, 2048, 5632)] {
         shapes.push(Shape::new(1, m, n, k).by_weight());
+    }
+    for m in [2, 4] {
+        shapes.push(Shape::new(1, m, 2048, 2048).by_weight());
     }
     // A chunk of a prompt, and a training batch's rows.
     for (m, n, k) in [(128, 896, 896), (512, 2048, 2048), (512, 5632, 2048)] {
@@ -30,9 +33,11 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     }
     // The gradient of a weight.
     shapes.push(Shape::new(1, 2048, 2048, 512).of_gradient());
-    // LoRA's factors of rank 16.
-    for (m, n, k) in [(512, 16, 2048), (512, 2048, 16)] {
-        shapes.push(Shape::new(1, m, n, k).by_weight());
+    // LoRA's factors of rank 16, of a prompt's rows and of a batch's.
+    for rows in [512, 4096] {
+        for (n, k) in [(16, 2048), (2048, 16)] {
+            shapes.push(Shape::new(1, rows, n, k).by_weight());
+        }
     }
     // Attention's heads.
     shapes.push(Shape::new(16, 128, 128, 64).by_weight());
@@ -41,13 +46,24 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     shapes
 }
 
-/// Times a product on every backend of a device, in turns, for at least `budget`.
+/// What computes products on a device.
+///
+/// # Errors
+///
+/// When the device is not of this build.
+pub fn backends(device: &Device) -> candle_core::Result<&'static [Backend]> {
+    Ok(Backend::on(Site::on(device)?))
+}
+
+/// Times a product on every backend of a device that computes it, in turns, for at least `budget`.
 ///
 /// # Errors
 ///
 /// When a product fails.
 pub fn entry(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> candle_core::Result<Entry> {
-    let backends = Backend::on(Site::on(device)?);
+    let site = Site::on(device)?;
+    let backends = Backend::on(site).iter().filter(|backend| backend.computes(site, dtype, &shape));
+    let backends: Vec<Backend> = backends.copied().collect();
     let Shape { batch, m, n, k, a_transposed, b_transposed } = shape;
     let operand = |rows: usize, cols: usize, transposed: bool| -> candle_core::Result<Tensor> {
         let dims = if transposed { [batch, cols, rows] } else { [batch, rows, cols] };

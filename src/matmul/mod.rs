@@ -5,13 +5,14 @@
 //! `op` is a view, such as `b.t()?`; [`transposed`] is one on a [tape](crate::ops::Tape), too. Without measurements Candle
 //! computes every product, but bf16 on a CPU, which it has not. `metal-candle bench matmul` measures them ([`measure`]) and keeps
 //! the [table](Table); from then on the fastest does. `METAL_CANDLE_MATMUL` names one for all: `candle`, `packed`,
-//! `cublaslt`, `mps`, or `auto` for the choice.
+//! `cublaslt`, `mps`, `fused`, or `auto` for the choice.
 
 mod backend;
 mod candle;
 mod choose;
 #[cfg(feature = "cuda")]
 mod cublaslt;
+mod fused;
 pub mod measure;
 #[cfg(feature = "metal")]
 pub mod mps;
@@ -24,6 +25,7 @@ mod tests;
 mod view;
 
 pub use backend::Backend;
+pub(crate) use choose::by_own_kernel;
 pub use choose::{Chosen, Why, choice, environment, with_backend};
 pub use site::Key;
 pub(crate) use site::Site;

@@ -51,6 +51,21 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// What runs kernels here.
+    pub fn gpu(self) -> Option<Gpu<'a>> {
+        match self {
+            #[cfg(feature = "host")]
+            Site::Cpu => crate::kernels::host::on().then_some(Gpu::Host),
+            #[cfg(not(feature = "host"))]
+            Site::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Site::Cuda(device) => Some(Gpu::Cuda(device)),
+            #[cfg(feature = "metal")]
+            Site::Metal(device) => Some(Gpu::Metal(device)),
+            Site::None(never, _) => match never {},
+        }
+    }
+
     pub fn on(device: &'a Device) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Site::Cpu),

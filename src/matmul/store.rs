@@ -4,9 +4,11 @@ use super::Table;
 use super::site::Key;
 use crate::error::{Error, Result};
 use crate::load::atomic;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Where the table of a key is: a device's has its name in it, so that machines may share the directory.
 pub(super) fn path(key: &Key) -> Option<PathBuf> {
@@ -23,7 +25,11 @@ pub(super) fn path(key: &Key) -> Option<PathBuf> {
 pub(super) fn load(key: &Key) -> Option<Table> {
     let path = path(key)?;
     let (table, notice) = load_from(&path, key);
-    if let Some(notice) = notice {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // Once a process, however often the file is read.
+    if let Some(notice) = notice
+        && TOLD.lock().unwrap_or_else(|e| e.into_inner()).insert(path.clone())
+    {
         eprintln!("note: {} {notice}; `metal-candle bench matmul` measures anew", path.display());
     }
     table
@@ -62,7 +68,8 @@ fn read(path: &Path) -> Result<Option<Table>> {
     if table.schema != Table::SCHEMA {
         return Err(Error::wants("schema", Table::SCHEMA.to_string(), table.schema.to_string()));
     }
-    Ok(Some(table))
+    // In order, whoever wrote it: entries are found by it.
+    Ok(Some(Table::new(table.key, table.date, table.entries)))
 }
 
 /// Adds what was measured to the file: what other processes have written of the same key stays, but for the same shapes.

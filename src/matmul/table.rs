@@ -63,8 +63,9 @@ impl Shape {
         match self {
             Shape { m: ..=FEW, .. } => Class::Few,
             Shape { batch: 2.., .. } => Class::Batched,
-            _ if self.n.min(self.k) <= THIN && self.m.max(self.n).max(self.k) > 2 * THIN => Class::Thin,
-            _ => Class::Wide,
+            _ if self.n.min(self.k) > THIN || self.m.max(self.n).max(self.k) <= 2 * THIN => Class::Wide,
+            _ if self.k < self.n => Class::Up,
+            _ => Class::Down,
         }
     }
 }
@@ -84,8 +85,10 @@ impl fmt::Display for Shape {
 pub enum Class {
     /// Up to four rows, as in decoding: one read of the second operand.
     Few,
-    /// A factor of low rank, as LoRA's: `n` or `k` up to 64.
-    Thin,
+    /// To a low rank, as LoRA's first factor: `n` up to 64.
+    Down,
+    /// From a low rank, as LoRA's second factor: `k` up to 64.
+    Up,
     /// Several matrices, as attention's.
     Batched,
     /// The rest: as fast as the arithmetic.
@@ -96,7 +99,8 @@ impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Class::Few => "few rows",
-            Class::Thin => "low rank",
+            Class::Down => "to rank",
+            Class::Up => "from rank",
             Class::Batched => "batched",
             Class::Wide => "wide",
         })
@@ -128,19 +132,54 @@ pub struct Entry {
 impl Entry {
     /// The backend that is chosen: the fastest, but candle's where that is within the noise of measuring.
     pub fn winner(&self) -> Backend {
-        fastest(self.times.iter().map(|(backend, time)| (*backend, time.median_us)))
+        self.winner_for(User::Calls)
+    }
+
+    pub(super) fn winner_for(&self, user: User) -> Backend {
+        let admitted = self.times.iter().filter(|(backend, _)| user.admits(&self.dtype, **backend));
+        user.fastest(admitted.map(|(backend, time)| (*backend, time.median_us)))
     }
 }
 
-/// What candle's product may take more than the fastest and still be chosen.
+/// Who multiplies.
+#[derive(Clone, Copy)]
+pub(super) enum User {
+    /// [`matmul`](super::matmul) and [`addmm`](super::addmm).
+    Calls,
+    /// Layers on a GPU, whose kernels add a bias or an update in the same pass.
+    Layers,
+}
+
+/// What the usual backend may take more than the fastest and still be chosen.
 const TIE: f64 = 1.02;
 
-fn fastest(times: impl Iterator<Item = (Backend, f64)> + Clone) -> Backend {
-    let best = times.clone().min_by(|a, b| a.1.total_cmp(&b.1));
-    let Some((backend, time)) = best else { return Backend::Candle };
-    match times.into_iter().any(|(b, t)| b == Backend::Candle && t <= TIE * time) {
-        true => Backend::Candle,
-        false => backend,
+impl User {
+    /// What is kept where it is within the noise of the fastest.
+    pub fn usual(self) -> Backend {
+        match self {
+            User::Calls => Backend::Candle,
+            User::Layers => Backend::Fused,
+        }
+    }
+
+    /// Whether its products of a dtype may be a backend's. Layers call no cuBLASLt, and MPS would widen weights of bf16 for
+    /// each product.
+    pub fn admits(self, dtype: &str, backend: Backend) -> bool {
+        match (self, backend) {
+            (User::Calls, _) => true,
+            (User::Layers, Backend::CublasLt) => false,
+            (User::Layers, Backend::Mps) => dtype != "bf16",
+            (User::Layers, _) => true,
+        }
+    }
+
+    fn fastest(self, times: impl Iterator<Item = (Backend, f64)> + Clone) -> Backend {
+        let best = times.clone().min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((backend, time)) = best else { return self.usual() };
+        match times.into_iter().any(|(b, t)| b == self.usual() && t <= TIE * time) {
+            true => self.usual(),
+            false => backend,
+        }
     }
 }
 
@@ -162,19 +201,19 @@ pub struct Rule {
 /// What was measured on a device, and the crossovers that follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// The format: 1.
+    /// The format: 2.
     pub schema: u32,
     /// What it holds for.
     pub key: Key,
     /// The day of the latest measurement.
     pub date: String,
-    /// By dtype and shape.
+    /// In the order of dtype and shape, as [`Table::new`] puts them.
     pub entries: Vec<Entry>,
 }
 
 impl Table {
     /// The format's number.
-    pub const SCHEMA: u32 = 1;
+    pub const SCHEMA: u32 = 2;
 
     /// Of entries; a later one of the same dtype and shape counts.
     pub fn new(key: Key, date: String, entries: impl IntoIterator<Item = Entry>) -> Self {
@@ -185,11 +224,17 @@ impl Table {
 
     /// What was measured of exactly this product.
     pub fn entry(&self, dtype: DType, shape: &Shape) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.dtype == dtype.as_str() && entry.shape == *shape)
+        let wanted = (dtype.as_str(), *shape);
+        let at = self.entries.binary_search_by(|entry| (entry.dtype.as_str(), entry.shape).cmp(&wanted));
+        at.ok().map(|at| &self.entries[at])
     }
 
     /// The crossovers, in order: those of a dtype and class by operations.
     pub fn rules(&self) -> Vec<Rule> {
+        self.rules_for(User::Calls)
+    }
+
+    pub(super) fn rules_for(&self, user: User) -> Vec<Rule> {
         let mut curves: BTreeMap<(&str, Class, bool), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.shape.flops() >= 1.0) {
             let at = entry.shape.flops() as u64;
@@ -198,7 +243,8 @@ impl Table {
         }
         let mut rules: Vec<Rule> = Vec::new();
         for ((dtype, class, b_transposed), points) in curves {
-            let points: Vec<_> = points.iter().map(|(at, entries)| Point::of(*at as f64, entries)).collect();
+            let points: Vec<_> =
+                points.iter().map(|(at, entries)| Point::of(*at as f64, entries, user)).collect();
             let mut last = None;
             let mut push = |from_flops: f64, backend| {
                 if last.replace(backend) != Some(backend) {
@@ -207,7 +253,7 @@ impl Table {
             };
             for (i, point) in points.iter().enumerate() {
                 let from = if i == 0 { 0.0 } else { points[i - 1].crossover(point) };
-                push(from, point.winner());
+                push(from, point.winner);
             }
         }
         rules
@@ -218,29 +264,31 @@ impl Table {
 struct Point {
     flops: f64,
     times: BTreeMap<Backend, f64>,
+    winner: Backend,
 }
 
 impl Point {
-    fn of(flops: f64, entries: &[&Entry]) -> Self {
+    /// Of entries of one dtype.
+    fn of(flops: f64, entries: &[&Entry], user: User) -> Self {
         let mut logs: BTreeMap<Backend, (f64, usize)> = BTreeMap::new();
-        for (backend, time) in entries.iter().flat_map(|entry| &entry.times) {
+        let admitted = |entry: &&Entry, backend| user.admits(&entry.dtype, backend);
+        let times = entries.iter().flat_map(|entry| entry.times.iter().filter(|(b, _)| admitted(entry, **b)));
+        for (backend, time) in times {
             let (sum, count) = logs.entry(*backend).or_default();
             *sum += time.median_us.max(1e-3).ln();
             *count += 1;
         }
         // One that was not measured for all of them cannot be compared.
         let times = logs.into_iter().filter(|(_, (_, count))| *count == entries.len());
-        Point { flops, times: times.map(|(b, (sum, count))| (b, (sum / count as f64).exp())).collect() }
-    }
-
-    fn winner(&self) -> Backend {
-        fastest(self.times.iter().map(|(backend, time)| (*backend, *time)))
+        let times: BTreeMap<_, _> = times.map(|(b, (sum, count))| (b, (sum / count as f64).exp())).collect();
+        let winner = user.fastest(times.iter().map(|(backend, time)| (*backend, *time)));
+        Point { flops, times, winner }
     }
 
     /// Where, between this point and a larger one, the winner of that one overtakes the winner of this one: times are
     /// straight lines in logarithms of both.
     fn crossover(&self, next: &Point) -> f64 {
-        let (here, there) = (self.winner(), next.winner());
+        let (here, there) = (self.winner, next.winner);
         let lead = |point: &Point| Some((point.times.get(&there)? / point.times.get(&here)?).ln());
         let at = match (lead(self), lead(next)) {
             (Some(before), Some(after)) if before > 0.0 && after < 0.0 => before / (before - after),

@@ -1,6 +1,7 @@
 //! Choices by made-up timings, and tables on disk.
 
 use super::site::Key;
+use super::table::User;
 use super::*;
 use candle_core::DType;
 use std::collections::BTreeMap;
@@ -117,6 +118,39 @@ fn candle_keeps_what_others_win_by_noise() {
 }
 
 #[test]
+fn a_layer_leaves_its_kernel_for_what_it_can_call_and_is_faster() {
+    let row = |n: usize| Shape::new(1, 1, n, n).by_weight();
+    let of = |dtype: &str, times: &[(Backend, f64)], user: User| {
+        let table = Table::new(key("a"), String::new(), [entry(dtype, row(512), times)]);
+        let dtype = if dtype == "f32" { DType::F32 } else { DType::BF16 };
+        // As it was measured, and as it is fitted.
+        let both = [512, 640].map(|n| table.choose_for(user, &table.rules_for(user), dtype, &row(n)).backend);
+        assert_eq!(both[0], both[1]);
+        both[0]
+    };
+    use Backend::{Candle, CublasLt, Fused, Mps};
+    let cuda = |fused| [(Candle, 10.0), (CublasLt, 8.0), (Fused, fused)];
+    for (fused, call, layer) in [(9.0, CublasLt, Fused), (7.0, Fused, Fused), (10.1, CublasLt, Fused)] {
+        assert_eq!(of("f32", &cuda(fused), User::Calls), call);
+        assert_eq!(of("f32", &cuda(fused), User::Layers), layer);
+    }
+    assert_eq!(of("f32", &cuda(10.4), User::Layers), Candle);
+    let metal = [(Candle, 10.0), (Mps, 5.0), (Fused, 8.0)];
+    assert_eq!(of("f32", &metal, User::Layers), Mps);
+    assert_eq!(of("bf16", &metal, User::Layers), Fused);
+    assert_eq!(of("bf16", &metal, User::Calls), Mps);
+}
+
+#[test]
+fn the_factors_of_a_low_rank_are_two_kinds() {
+    assert_eq!(Shape::new(1, 512, 16, 2048).class(), Class::Down);
+    assert_eq!(Shape::new(1, 512, 2048, 16).class(), Class::Up);
+    assert_eq!(Shape::new(1, 512, 64, 64).class(), Class::Down);
+    assert_eq!(Shape::new(1, 128, 64, 64).class(), Class::Wide);
+    assert_eq!(Shape::new(1, 4, 2048, 16).class(), Class::Few);
+}
+
+#[test]
 fn a_table_survives_disk_and_what_is_no_table_counts_for_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("matmul-cpu.json");
@@ -124,12 +158,18 @@ fn a_table_survives_disk_and_what_is_no_table_counts_for_nothing() {
     assert_eq!(load(&key("a")), (None, None), "no file is no news");
     store::save_to(&path, &hybrid()).unwrap();
     assert_eq!(load(&key("a")), (Some(hybrid()), None));
+    // In another order.
+    let mut turned = hybrid();
+    turned.entries.reverse();
+    std::fs::write(&path, serde_json::to_vec(&turned).unwrap()).unwrap();
+    assert_eq!(load(&key("a")), (Some(hybrid()), None));
+    store::save_to(&path, &hybrid()).unwrap();
     // Another machine's.
     let (table, notice) = load(&key("b"));
     assert!(table.is_none() && notice.unwrap().contains("was measured with a, and here is b"));
     // Torn, empty, of another format.
     let whole = std::fs::read(&path).unwrap();
-    let other = String::from_utf8(whole.clone()).unwrap().replace("\"schema\": 1", "\"schema\": 2");
+    let other = String::from_utf8(whole.clone()).unwrap().replace("\"schema\": 2", "\"schema\": 1");
     for text in [&whole[..whole.len() / 2], b"", b"[]", other.as_bytes()] {
         std::fs::write(&path, text).unwrap();
         let (table, notice) = load(&key("a"));

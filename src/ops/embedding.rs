@@ -211,7 +211,7 @@ mod tests {
             let known: Vec<u32> = (0..90).map(|i| i * i % 6).collect();
             let g = Tensor::randn(0f32, 1., (known.len() + 1, cols), &cpu)?.to_dtype(dtype)?;
             let op = |ids: Vec<u32>| -> Result<_> {
-                Ok(Embedding { ids: Tensor::new(ids, &cpu)?, padding: Some(4) })
+                Ok(Embedding { ids: Tensor::new(ids, &cpu)?, padding: Some(4), scale: 1.0 })
             };
             let all = op([&known[..], &[7]].concat())?;
             let y = with_inputs("embedding", [&table], |[t]| all.gpu(Gpu::Host, [t]))?.tensor();

@@ -146,7 +146,7 @@ impl Layers {
         let bias = bias.as_ref().map(|held| held.input(OP));
         let onto = onto.as_ref().map(|held| held.input(OP));
         with_inputs(OP, [x, &self.weight], |[xs, w]| {
-            if Few::fits(xs, w) {
+            if Few::fits(gpu, xs, w)? {
                 return Ok((Few { x: xs, w, bias, low: None, onto }.run(gpu)?.tensor(), None));
             }
             let base = [Operand::rows(xs, k), Operand::rows(w, k).t()];

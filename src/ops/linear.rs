@@ -14,10 +14,9 @@ use crate::kernels::tape::{apply1, apply2, apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
-pub(super) use gpu::FEW;
-#[cfg(feature = "cuda")]
 pub(crate) use gpu::cast_into;
-pub(super) use gpu::{Cast, Columns, Few, Low, begun, grad_of};
+pub(super) use gpu::{Cast, Columns, Low, begun, grad_of};
+pub(crate) use gpu::{FEW, Few};
 
 /// `x Wᵀ + b`: `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)`; the result is `(.., out)`.
 ///

@@ -10,6 +10,9 @@ mod gpu;
 #[cfg(feature = "cuda")]
 pub(super) use self::cuda::Up;
 
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::Wide;
+
 use super::linear::{Weight, add_bias, wide};
 use super::{Dropout, Spec};
 use crate::kernels::gemm::{Mat, gemm_f32, matmul, narrow_owned, tall_product, thin_product};

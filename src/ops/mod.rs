@@ -56,8 +56,11 @@ pub use layer_norm::layer_norm;
 #[cfg(feature = "cuda")]
 pub(crate) use linear::cast_into;
 pub use linear::linear;
+pub(crate) use linear::{FEW as FEW_ROWS, Few};
 pub(crate) use linear_cross_entropy::GPU_CHUNK as LOGITS_CHUNK;
 pub use linear_cross_entropy::linear_cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) use lora_linear::Wide;
 pub use lora_linear::{LoraLinear, lora_linear};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope::{rope, rope_i, rope_thd};

@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
 use metal_candle::matmul::{Backend, addmm, matmul, transposed, with_backend};
-use metal_candle::ops::Tape;
+use metal_candle::ops::{LoraLinear, Tape, linear, lora_linear};
 
 /// Those that compute on a device; what a backend does not compute is Candle's.
 fn backends() -> &'static [Backend] {
     match crate::device() {
-        Device::Cpu => &[Backend::Candle, Backend::Packed],
-        Device::Cuda(_) => &[Backend::Candle, Backend::CublasLt],
-        Device::Metal(_) => &[Backend::Candle, Backend::Mps],
+        Device::Cpu => &[Backend::Candle, Backend::Packed, Backend::Fused],
+        Device::Cuda(_) => &[Backend::Candle, Backend::CublasLt, Backend::Fused],
+        Device::Metal(_) => &[Backend::Candle, Backend::Mps, Backend::Fused],
     }
 }
 
@@ -83,7 +83,7 @@ fn products_of_every_view_and_dtype() -> Result<()> {
                         let what = format!("{backend} {dtype:?} {a_name} {a_dims:?} by {b_name} {b_dims:?}");
                         let y = with_backend(*backend, || matmul(a, b))?;
                         // Candle's sums of f16 are rounded on their way on a CPU.
-                        let halves = *backend == Backend::Candle && dtype == DType::F16;
+                        let halves = *backend != Backend::Packed && dtype == DType::F16;
                         assert_near(&what, &y, &wanted, k, if halves { 4.0 } else { 1.0 })?;
                     }
                 }
@@ -179,6 +179,34 @@ fn one_weight_for_all_matrices_and_gradients_on_every_backend() -> Result<()> {
     let y = matmul(&x, &w.detach().t()?)?;
     let grads = y.sum_all()?.backward()?;
     assert!(grads.get(&x).is_some() && grads.get(&w).is_none());
+    Ok(())
+}
+
+/// A few rows, and the factors of a low rank, which layers have kernels for: with those and without.
+#[test]
+fn layers_of_few_rows_and_low_rank_on_every_backend() -> Result<()> {
+    let device = crate::device();
+    let of = |dims: &[usize], dtype| values(dims, dtype)?.to_device(&device);
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for m in [1, 3, 4, 33] {
+            let (n, k, r) = (40, 65, 8);
+            let (x, w, bias) = (of(&[m, k], dtype)?, of(&[n, k], dtype)?, of(&[n], dtype)?);
+            let (a, b) = ((of(&[r, k], dtype)? * 0.125)?, (of(&[n, r], dtype)? * 0.125)?);
+            let base = LoraLinear { weight: w.clone(), bias: None, scale: 2.0, dropout: None };
+            let plain = exact(&x)?.matmul(&exact(&w)?.t()?)?;
+            let wanted = plain.broadcast_add(&exact(&bias)?)?;
+            let low = exact(&x)?.matmul(&exact(&a)?.t()?)?.matmul(&exact(&b)?.t()?)?;
+            let updated = (&plain + (low * 2.0)?)?;
+            for backend in backends() {
+                let what = format!("{backend} {dtype:?} of {m} rows");
+                with_backend(*backend, || {
+                    assert_near(&what, &linear(&x, &w, Some(&bias))?, &wanted, k, 2.0)?;
+                    // The low-rank product is rounded before the second factor.
+                    assert_near(&what, &lora_linear(&x, &a, &b, &base)?, &updated, 4 * k, 4.0)
+                })?;
+            }
+        }
+    }
     Ok(())
 }
 

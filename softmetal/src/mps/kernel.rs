@@ -1,12 +1,18 @@
 //! `MPSKernel` and the classes of kernels of one and of two matrices: what all kernels have.
 
 use super::layout::Operand;
+use crate::config::CONFIG;
 use crate::foundation::{Label, NSObject, NSString};
 use crate::metal::Device;
-use crate::objc::{Argument, Encode, Instance, Returned, Strong, class};
+use crate::objc::{Argument, Encode, Instance, IsClass, Returned, Strong, class};
 use crate::report::{self, Kind, Report};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What an `init` gives: nil if `SOFTMETAL_NIL` names the class.
+pub(super) fn unless_nil<T: IsClass>(class: &str, object: Strong<T>) -> Option<Strong<T>> {
+    Some(object).filter(|_| CONFIG.nil.as_deref() != Some(class))
+}
 
 /// `MTLOrigin`. Of a matrix, x is a row and y a column.
 #[repr(C)]

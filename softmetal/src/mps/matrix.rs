@@ -1,7 +1,7 @@
 //! `MPSMatrix` and `MPSVector`: a buffer, and how its bytes are matrices or vectors.
 
 use super::descriptor::{MatrixDescriptor, VectorDescriptor};
-use super::kernel::report_broken;
+use super::kernel::{report_broken, unless_nil};
 use super::layout::{Layout, Operand};
 use crate::foundation::NSObject;
 use crate::metal::{Buffer, CommandBuffer, Device, device};
@@ -92,9 +92,10 @@ impl Matrix {
         buffer: &Instance<Buffer>,
         offset: usize,
         descriptor: &Instance<MatrixDescriptor>,
-    ) -> Strong<Self> {
+    ) -> Option<Strong<Self>> {
         let place = "-[MPSMatrix initWithBuffer:offset:descriptor:]";
-        Strong::new(Self(Storage::new(place, buffer, offset, descriptor.layout(), false)))
+        let new = Strong::new(Self(Storage::new(place, buffer, offset, descriptor.layout(), false)));
+        unless_nil("MPSMatrix", new)
     }
 
     fn init_lazy(
@@ -189,9 +190,10 @@ impl Vector {
         buffer: &Instance<Buffer>,
         offset: usize,
         descriptor: &Instance<VectorDescriptor>,
-    ) -> Strong<Self> {
+    ) -> Option<Strong<Self>> {
         let place = "-[MPSVector initWithBuffer:offset:descriptor:]";
-        Strong::new(Self(Storage::new(place, buffer, offset, descriptor.layout(), true)))
+        let new = Strong::new(Self(Storage::new(place, buffer, offset, descriptor.layout(), true)));
+        unless_nil("MPSVector", new)
     }
 
     fn init_lazy(

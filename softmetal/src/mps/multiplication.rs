@@ -1,7 +1,9 @@
 //! `MPSMatrixMultiplication` and `MPSMatrixVectorMultiplication`.
 
 use super::element::DataType;
-use super::kernel::{Batch, BinaryKernel, Kernel, Origin, Property, at_element, at_origin, report_broken};
+use super::kernel::{
+    Batch, BinaryKernel, Kernel, Origin, Property, at_element, at_origin, report_broken, unless_nil,
+};
 use super::matrix::{Matrix, Vector};
 use super::product::{EncodedProduct, Product, broken_types};
 use crate::metal::{Buffer, CommandBuffer, Device};
@@ -48,7 +50,7 @@ impl MatrixMultiplication {
         interior: usize,
         alpha: f64,
         beta: f64,
-    ) -> Strong<Self> {
+    ) -> Option<Strong<Self>> {
         let product = Product {
             transpose_left,
             transpose_right,
@@ -59,7 +61,7 @@ impl MatrixMultiplication {
             beta,
             ..Product::SIMPLE
         };
-        Self::new(Kernel::new(device), product)
+        unless_nil("MPSMatrixMultiplication", Self::new(Kernel::new(device), product))
     }
 
     fn init_simple(
@@ -188,9 +190,10 @@ impl MatrixVectorMultiplication {
         columns: usize,
         alpha: f64,
         beta: f64,
-    ) -> Strong<Self> {
+    ) -> Option<Strong<Self>> {
         let kernel = BinaryKernel::new(device);
-        Strong::new(Self { kernel, transpose, rows, columns, alpha, beta })
+        let new = Strong::new(Self { kernel, transpose, rows, columns, alpha, beta });
+        unless_nil("MPSMatrixVectorMultiplication", new)
     }
 
     fn init_simple(_: Allocated, device: &Instance<Device>, rows: usize, columns: usize) -> Strong<Self> {

@@ -3,7 +3,7 @@
 //! The largest of a row is subtracted first, so that no sum overflows; the sum is in `f32`.
 
 use super::element::DataType;
-use super::kernel::{Batch, Property, UnaryKernel, at_origin, report_broken};
+use super::kernel::{Batch, Property, UnaryKernel, at_origin, report_broken, unless_nil};
 use super::layout::{Operand, batch};
 use super::matrix::Matrix;
 use crate::exec::Context;
@@ -140,8 +140,8 @@ class! {
 }
 
 impl MatrixSoftMax {
-    fn init(_: Allocated, device: &Instance<Device>) -> Strong<Self> {
-        Strong::new(Self::new(device, false))
+    fn init(_: Allocated, device: &Instance<Device>) -> Option<Strong<Self>> {
+        unless_nil("MPSMatrixSoftMax", Strong::new(Self::new(device, false)))
     }
 
     fn new(device: &Instance<Device>, logarithm: bool) -> Self {

@@ -5,7 +5,7 @@ use super::super::interrupt;
 use super::super::terminal::{self, Lines};
 use crate::matmul::{Backend, Entry, Rule, Shape, Table, measure};
 use anyhow::{Context, anyhow};
-use candle_core::{DType, Device};
+use candle_core::DType;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::Write;
@@ -20,8 +20,8 @@ use std::time::Duration;
   metal-candle bench matmul --device cuda --results matmul.jsonl
 
 Backends take turns, and each sample ends with a synchronisation. What is measured is kept in the
-cache directory, and products of this device go to the fastest backend; METAL_CANDLE_MATMUL=candle
-turns that off. Stop other programs first.")]
+cache directory, and products of this device go to the fastest backend; METAL_CANDLE_MATMUL names
+one for all instead. Stop other programs first.")]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArg,
@@ -124,6 +124,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let lines = Lines::new(args.json);
     let shapes = if args.shape.is_empty() { measure::grid(&device) } else { args.shape.clone() };
+    let backends = measure::backends(&device)?;
     let (mut entries, mut failed) = (Vec::new(), None);
     'dtypes: for dtype in &args.dtype {
         let mut head = None;
@@ -141,8 +142,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     break 'dtypes;
                 }
             };
-            head.get_or_insert_with(|| title(&lines, &entry));
-            lines.say(row(&lines, &entry));
+            head.get_or_insert_with(|| title(&lines, &entry.dtype, backends));
+            lines.say(row(&lines, &entry, backends));
             entries.push(entry);
         }
     }
@@ -166,14 +167,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn title(lines: &Lines, entry: &Entry) {
-    let backends: String = entry.times.keys().map(|backend| format!("{backend:>24}")).collect();
-    lines.say(lines.bold(format!("{:<28}{backends}  µs, 20 to 80 %", entry.dtype)));
+fn title(lines: &Lines, dtype: &str, backends: &[Backend]) {
+    let backends: String = backends.iter().map(|backend| format!("{backend:>24}")).collect();
+    lines.say(lines.bold(format!("{dtype:<28}{backends}  µs, 20 to 80 %")));
 }
 
-fn row(lines: &Lines, entry: &Entry) -> String {
+fn row(lines: &Lines, entry: &Entry, backends: &[Backend]) -> String {
     let winner = entry.winner();
-    let times = entry.times.iter().map(|(backend, time)| {
+    let times = backends.iter().map(|backend| {
+        // Not every backend computes every product.
+        let Some(time) = entry.times.get(backend) else { return format!("{:>24}", "–") };
         let spread = format!("{} ({}-{})", micros(time.median_us), micros(time.p20_us), micros(time.p80_us));
         let text = format!("{spread:>24}");
         if *backend == winner { lines.bold(text) } else { text }
@@ -207,7 +210,8 @@ pub fn in_words(rules: &[Rule]) -> Vec<String> {
     lines
 }
 
-fn flops(flops: f64) -> String {
+/// Operations, in words.
+pub fn flops(flops: f64) -> String {
     match flops {
         1e9.. => format!("{:.3} GFLOP", flops / 1e9),
         _ => format!("{:.3} MFLOP", flops / 1e6),
@@ -248,26 +252,4 @@ fn write_results(path: &Path, table: &Table) -> anyhow::Result<()> {
         write().map_err(wrong)
     })?;
     Ok(())
-}
-
-/// What `doctor` says of products on a device.
-pub fn known(device: &Device) -> Vec<String> {
-    match crate::matmul::environment() {
-        Ok(None) => {}
-        Ok(Some(name)) => {
-            return vec![format!("METAL_CANDLE_MATMUL={name}: {name} where it computes, else candle")];
-        }
-        Err(error) => return vec![error.to_string()],
-    }
-    match measure::kept(device) {
-        Ok(Some((path, table))) => {
-            let what = format!("{} measured on {}, in {}", table.entries.len(), table.date, path.display());
-            std::iter::once(what).chain(in_words(&table.rules())).collect()
-        }
-        Err(error) => vec![error.to_string()],
-        Ok(None) => {
-            let bf16 = if device.is_cpu() { ", in bf16 packed" } else { "" };
-            vec![format!("candle{bf16}: nothing was measured; `metal-candle bench matmul` does")]
-        }
-    }
 }

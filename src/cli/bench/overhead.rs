@@ -11,8 +11,10 @@ use anyhow::bail;
 
 Each row is a way to compute products of n x n matrices of f32: a queue for each call, the pooled
 queue, kept kernel objects, several products in a command buffer, several command buffers before a
-wait; a product as others call it, with the wait for Candle's work; and Candle's own. Times are
-medians for one product, and each sample ends with a wait.")]
+wait; a product as others call it, with the wait for Candle's work; and Candle's own. Below them a
+product of one row by the kernel for matrices and by the one for vectors, and the softmax of n rows
+by MPSMatrixSoftMax and by this crate. Times are medians for one product, and each sample ends with
+a wait.")]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArg,

@@ -3,6 +3,7 @@
 mod findings;
 mod measure;
 mod model;
+mod products;
 
 use super::terminal::{self, Lines, wrapped};
 use crate::device::{Choice, CudaGpu, cuda_gpus};
@@ -10,6 +11,7 @@ use crate::load::ModelDir;
 use findings::Finding;
 use measure::Speed;
 use model::ModelFacts;
+use products::{Example, Products};
 use serde::Serialize;
 use std::path::Path;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -63,13 +65,6 @@ struct Device {
     note: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<CudaGpu>,
-}
-
-/// What computes the matrix products of a device, and why.
-#[derive(Serialize)]
-struct Products {
-    device: String,
-    choice: Vec<String>,
 }
 
 /// The CPU and the memory.
@@ -166,16 +161,8 @@ fn machine() -> Machine {
 
 /// Of the CPU, and of the GPU if one is used.
 fn products(device: &candle_core::Device) -> Vec<Products> {
-    let of = |device: &candle_core::Device| Products {
-        device: match device {
-            candle_core::Device::Cpu => "CPU".into(),
-            candle_core::Device::Cuda(_) => "CUDA".into(),
-            candle_core::Device::Metal(_) => "Metal".into(),
-        },
-        choice: super::bench::matmul::known(device),
-    };
-    let gpu = (!device.is_cpu()).then(|| of(device));
-    std::iter::once(of(&candle_core::Device::Cpu)).chain(gpu).collect()
+    let gpu = (!device.is_cpu()).then(|| Products::of(device));
+    std::iter::once(Products::of(&candle_core::Device::Cpu)).chain(gpu).collect()
 }
 
 /// What the build was made with.
@@ -291,8 +278,11 @@ fn print(report: &Report) {
     }
 
     head("Matrix products");
-    for Products { device, choice } in &report.products {
+    for Products { device, choice, examples } in &report.products {
         row(device, &choice.join("\n"));
+        for Example { product, dtype, backend, why } in examples {
+            lines.say(format!("    {product:<24}{dtype:<5}{backend:<9}{why}"));
+        }
     }
 
     head("Model cache");

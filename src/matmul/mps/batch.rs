@@ -109,10 +109,8 @@ impl Batch {
                 return Ok(None);
             }
             let commands = Commands::new(&queue(&self.device)?)?;
-            self.work
-                .iter()
-                .flat_map(|work| &work.steps)
-                .for_each(|step| commands.encode(&self.device, step));
+            let mut steps = self.work.iter().flat_map(|work| &work.steps);
+            steps.try_for_each(|step| commands.encode(&self.device, step))?;
             commands.commit_after(&self.device)?;
             Ok(Some(commands))
         })?;

@@ -52,8 +52,8 @@ impl Commands {
     }
 
     /// With the kernel object that is kept.
-    pub fn encode(&self, device: &MetalDevice, step: &Step) {
-        with_kernel(device, &step.key, |kernel| step.encode(kernel, &self.0));
+    pub fn encode(&self, device: &MetalDevice, step: &Step) -> Result<()> {
+        with_kernel(device, &step.key, |kernel| step.encode(kernel, &self.0))
     }
 
     /// With a kernel object of the caller.

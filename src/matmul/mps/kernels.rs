@@ -1,14 +1,15 @@
 //! What is made once and kept: a command queue for each device, and MPS's kernel objects.
 
 use candle_core::{MetalDevice, Result, bail};
-use objc2::AnyThread;
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
+use objc2::{AnyThread, ClassType, msg_send};
 use objc2_metal::{MTLCommandQueue, MTLDevice};
 use objc2_metal_performance_shaders::{
     MPSMatrixMultiplication, MPSMatrixSoftMax, MPSMatrixVectorMultiplication, MPSSupportsMTLDevice,
 };
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
 pub(super) type Queue = Retained<ProtocolObject<dyn MTLCommandQueue>>;
@@ -53,6 +54,9 @@ pub(super) fn queue(device: &MetalDevice) -> Result<Queue> {
     Ok(queue)
 }
 
+/// The bits of an alpha of 1 and a beta of 0.
+pub(super) const PLAIN: [u32; 2] = [1f32.to_bits(), 0];
+
 /// What a kernel object is made for. The element types are the descriptors'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
@@ -62,10 +66,11 @@ pub(super) enum Key {
         transposed: [bool; 2],
         factors: [u32; 2],
     },
-    /// `(m, k)`, and whether the matrix is stored transposed.
+    /// `(m, k)`, whether the matrix is stored transposed, and the bits of alpha and beta.
     Vector {
         sizes: [usize; 2],
         transposed: bool,
+        factors: [u32; 2],
     },
     SoftMax,
 }
@@ -79,29 +84,39 @@ pub(super) enum Kernel {
 // SAFETY: MPS allows its kernels on any thread, one at a time: who has the cache's lock.
 unsafe impl Send for Kernel {}
 
+/// What `init` gives, which is nil where MPS cannot make it: objc2's own functions of these names panic then.
+pub(super) fn made<T: ClassType>(object: Option<Retained<T>>) -> Result<Retained<T>> {
+    match object {
+        Some(object) => Ok(object),
+        None => bail!("mps: Metal Performance Shaders make no {}", T::NAME),
+    }
+}
+
 impl Kernel {
-    pub fn new(device: &MetalDevice, key: &Key) -> Self {
+    pub fn new(device: &MetalDevice, key: &Key) -> Result<Self> {
         let device = raw(device);
         // SAFETY: a device that MPS supports, which `queue` has verified, and sizes of at least 1.
         unsafe {
             match *key {
-                Key::Product { sizes: [m, n, k], transposed: [a, b], factors: [alpha, beta] } => {
-                    let (alpha, beta) = (f32::from_bits(alpha).into(), f32::from_bits(beta).into());
-                    let kernel = MPSMatrixMultiplication::alloc();
-                    Kernel::Product(MPSMatrixMultiplication::initWithDevice_transposeLeft_transposeRight_resultRows_resultColumns_interiorColumns_alpha_beta(
-                        kernel, device, a, b, m, n, k, alpha, beta,
-                    ))
+                Key::Product { sizes: [m, n, k], transposed: [a, b], factors } => {
+                    let [alpha, beta] = factors.map(|bits| f64::from(f32::from_bits(bits)));
+                    made(msg_send![
+                        MPSMatrixMultiplication::alloc(), initWithDevice: device, transposeLeft: a,
+                        transposeRight: b, resultRows: m, resultColumns: n, interiorColumns: k,
+                        alpha: alpha, beta: beta,
+                    ])
+                    .map(Kernel::Product)
                 }
-                Key::Vector { sizes: [m, k], transposed } => {
-                    let kernel = MPSMatrixVectorMultiplication::alloc();
-                    Kernel::Vector(
-                        MPSMatrixVectorMultiplication::initWithDevice_transpose_rows_columns_alpha_beta(
-                            kernel, device, transposed, m, k, 1.0, 0.0,
-                        ),
-                    )
+                Key::Vector { sizes: [m, k], transposed, factors } => {
+                    let [alpha, beta] = factors.map(|bits| f64::from(f32::from_bits(bits)));
+                    made(msg_send![
+                        MPSMatrixVectorMultiplication::alloc(), initWithDevice: device,
+                        transpose: transposed, rows: m, columns: k, alpha: alpha, beta: beta,
+                    ])
+                    .map(Kernel::Vector)
                 }
                 Key::SoftMax => {
-                    Kernel::SoftMax(MPSMatrixSoftMax::initWithDevice(MPSMatrixSoftMax::alloc(), device))
+                    made(msg_send![MPSMatrixSoftMax::alloc(), initWithDevice: device]).map(Kernel::SoftMax)
                 }
             }
         }
@@ -117,25 +132,28 @@ pub(super) struct Kernels {
 }
 
 impl Kernels {
-    fn get(&mut self, device: &MetalDevice, key: &Key) -> &Kernel {
+    fn get(&mut self, device: &MetalDevice, key: &Key) -> Result<&Kernel> {
         let id = (device.metal_device().registry_id(), *key);
         self.uses += 1;
         if self.kept.len() == KEPT && !self.kept.contains_key(&id) {
             let oldest = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
             oldest.map(|oldest| self.kept.remove(&oldest));
         }
-        let (kernel, used) = self.kept.entry(id).or_insert_with(|| {
-            self.made += 1;
-            (Kernel::new(device, key), 0)
-        });
+        let (kernel, used) = match self.kept.entry(id) {
+            Entry::Occupied(kept) => kept.into_mut(),
+            Entry::Vacant(vacant) => {
+                self.made += 1;
+                vacant.insert((Kernel::new(device, key)?, 0))
+            }
+        };
         *used = self.uses;
-        kernel
+        Ok(kernel)
     }
 }
 
 /// Calls `f` with the kernel object for `key`, which no other thread uses meanwhile.
-pub(super) fn with_kernel<R>(device: &MetalDevice, key: &Key, f: impl FnOnce(&Kernel) -> R) -> R {
-    f(lock(&KERNELS).get(device, key))
+pub(super) fn with_kernel<R>(device: &MetalDevice, key: &Key, f: impl FnOnce(&Kernel) -> R) -> Result<R> {
+    Ok(f(lock(&KERNELS).get(device, key)?))
 }
 
 /// How many kernel objects are kept, and how many were made in all.

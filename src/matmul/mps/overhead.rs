@@ -1,7 +1,7 @@
 //! What a product costs beside its arithmetic.
 
 use super::commands::{Commands, On, Step};
-use super::kernels::{Kernel, Key, new_queue, queue};
+use super::kernels::{Kernel, Key, PLAIN, new_queue, queue};
 use super::stored::Stored;
 use super::{Product, View, run};
 use crate::kernels::Held;
@@ -13,7 +13,8 @@ use std::time::Instant;
 /// Products of one command buffer in the mode `batched`, and command buffers under way in `asynchronous`.
 const TOGETHER: usize = 8;
 
-/// Medians of one way to compute `size x size` products in f32, in microseconds for one product. Each ends with a wait.
+/// Medians of one way to compute with `size x size` matrices of f32, in microseconds for one product, row or softmax. Each ends
+/// with a wait.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the command line"))]
 pub(crate) struct Cost {
@@ -24,7 +25,11 @@ pub(crate) struct Cost {
     /// - `batched`: 8 of these products in one command buffer, and a wait;
     /// - `asynchronous`: 8 in a command buffer each, and a wait for all;
     /// - `hand-over`: a product as others call it: `cached objects`, new memory for the result, and the wait for candle;
-    /// - `candle`: candle's own product, synchronised.
+    /// - `candle`: candle's own product, synchronised;
+    /// - `row by matrix`, `row by vector`: a product of one row, which is decoding's, by `MPSMatrixMultiplication` and by
+    ///   `MPSMatrixVectorMultiplication`, as `cached objects`;
+    /// - `softmax by mps`: of `size` rows by `MPSMatrixSoftMax`, as `cached objects`;
+    /// - `softmax`: the same by [`crate::ops::softmax`], synchronised.
     pub mode: &'static str,
     /// Making the queue, in the first mode, and the kernel object. 0 where it is kept: finding it is part of encoding.
     pub object_us: Option<f64>,
@@ -57,31 +62,49 @@ impl Clock {
 
 struct Bench<'a> {
     device: &'a MetalDevice,
-    key: Key,
     operands: [Stored; 2],
     /// Of each product that is under way.
     results: Vec<Stored>,
 }
 
 impl Bench<'_> {
-    fn step(&self, result: usize) -> Result<Step> {
+    fn product(&self, rows: usize, result: usize) -> Result<Step> {
         let [a, b] = &self.operands;
-        let matrices = [a.matrix()?, b.matrix()?, self.results[result].matrix()?];
-        Ok(Step { key: self.key, on: On::Matrices(matrices) })
+        let matrices = [a.first(rows).matrix()?, b.matrix()?, self.results[result].first(rows).matrix()?];
+        let key = Key::Product { sizes: [rows, b.cols, b.rows], transposed: [false; 2], factors: PLAIN };
+        Ok(Step { key, on: On::Matrices(matrices) })
     }
 
-    /// One product, with a wait.
-    fn single(&self, pooled_queue: bool, cached: bool) -> Result<Sample> {
+    fn row_by_vector(&self) -> Result<Step> {
+        let [a, b] = &self.operands;
+        let key = Key::Vector { sizes: [b.cols, b.rows], transposed: true, factors: PLAIN };
+        let vectors = [a.first(1).vector()?, self.results[0].first(1).vector()?];
+        Ok(Step { key, on: On::Vector(b.matrix()?, vectors) })
+    }
+
+    fn softmax(&self) -> Result<Step> {
+        let rows = [self.operands[0].matrix()?, self.results[0].matrix()?];
+        Ok(Step { key: Key::SoftMax, on: On::Rows(rows) })
+    }
+
+    /// One step, with a wait.
+    fn single(
+        &self,
+        step: impl FnOnce(&Self) -> Result<Step>,
+        pooled_queue: bool,
+        cached: bool,
+    ) -> Result<Sample> {
         let mut clock = Clock(Instant::now());
         let queue = if pooled_queue { queue(self.device)? } else { new_queue(self.device)? };
-        let kernel = (!cached).then(|| Kernel::new(self.device, &self.key));
         let object = clock.lap();
-        let step = self.step(0)?;
+        let step = step(self)?;
         let descriptor = clock.lap();
+        let kernel = (!cached).then(|| Kernel::new(self.device, &step.key)).transpose()?;
+        let object = object + clock.lap();
         let commands = Commands::new(&queue)?;
         match &kernel {
             Some(kernel) => commands.encode_with(kernel, &step),
-            None => commands.encode(self.device, &step),
+            None => commands.encode(self.device, &step)?,
         }
         let encode = clock.lap();
         commands.commit();
@@ -100,13 +123,13 @@ impl Bench<'_> {
         let (mut descriptor, mut encode, mut commit) = (0.0, 0.0, 0.0);
         let mut under_way: Vec<Commands> = Vec::new();
         for result in 0..TOGETHER {
-            let step = self.step(result)?;
+            let step = self.product(self.operands[0].rows, result)?;
             descriptor += clock.lap();
             if under_way.is_empty() || !one_buffer {
                 under_way.push(Commands::new(&queue)?);
             }
             let commands = &under_way[under_way.len() - 1];
-            commands.encode(self.device, &step);
+            commands.encode(self.device, &step)?;
             encode += clock.lap();
             if !one_buffer || result + 1 == TOGETHER {
                 commands.commit();
@@ -168,9 +191,8 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         .collect::<Result<_>>()?;
     // Memory that is used again: nothing of candle's may be under way on it.
     device.synchronize()?;
-    let factors = [1f32, 0.0].map(f32::to_bits);
-    let key = Key::Product { sizes: [size; 3], transposed: [false; 2], factors };
-    let bench = Bench { device: metal, key, operands, results };
+    let bench = Bench { device: metal, operands, results };
+    let product = |bench: &Bench<'_>| bench.product(size, 0);
 
     let hand_over = || -> Result<Sample> {
         let mut clock = Clock(Instant::now());
@@ -183,23 +205,27 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         let total = clock.lap();
         Ok([None, None, None, None, None, None, Some(total)])
     };
-    let candle = || -> Result<Sample> {
+    let on_candles_stream = |work: &dyn Fn() -> Result<Tensor>| -> Result<Sample> {
         let mut clock = Clock(Instant::now());
-        let product = a.matmul(&b)?;
+        let result = work()?;
         let encode = clock.lap();
         device.synchronize()?;
         let wait = clock.lap();
-        drop(product);
+        drop(result);
         Ok([None, None, Some(encode), None, Some(wait), None, Some(encode + wait)])
     };
-    let modes: [(&'static str, &dyn Fn() -> Result<Sample>); 7] = [
-        ("queue per call", &|| bench.single(false, false)),
-        ("pooled queue", &|| bench.single(true, false)),
-        ("cached objects", &|| bench.single(true, true)),
+    let modes: [(&'static str, &dyn Fn() -> Result<Sample>); 11] = [
+        ("queue per call", &|| bench.single(product, false, false)),
+        ("pooled queue", &|| bench.single(product, true, false)),
+        ("cached objects", &|| bench.single(product, true, true)),
         ("batched", &|| bench.several(true)),
         ("asynchronous", &|| bench.several(false)),
         ("hand-over", &hand_over),
-        ("candle", &candle),
+        ("candle", &|| on_candles_stream(&|| a.matmul(&b))),
+        ("row by matrix", &|| bench.single(|bench| bench.product(1, 0), true, true)),
+        ("row by vector", &|| bench.single(Bench::row_by_vector, true, true)),
+        ("softmax by mps", &|| bench.single(Bench::softmax, true, true)),
+        ("softmax", &|| on_candles_stream(&|| crate::ops::softmax(&a, 1))),
     ];
     // In turns; the first is not counted.
     let mut samples = modes.map(|_| Vec::new());

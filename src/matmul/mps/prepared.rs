@@ -2,7 +2,7 @@
 
 use super::super::{Product, View};
 use super::commands::{Commands, On, Step};
-use super::kernels::{Key, queue};
+use super::kernels::{Key, PLAIN, queue};
 use super::stored::Stored;
 use crate::kernels::Input;
 use crate::kernels::gpu::Buffer;
@@ -94,16 +94,24 @@ impl Prepared {
         };
         let into = Stored::contiguous(result.clone(), [batch, m, n]);
         let beta = c.map_or(0.0, |(beta, _)| beta);
-        let key = |m| Key::Product {
-            sizes: [m, n, k],
-            transposed: [product.a.transposed, product.b.transposed],
-            factors: [product.alpha.to_bits(), beta.to_bits()],
+        let factors = [product.alpha.to_bits(), beta.to_bits()];
+        let transposed = [product.a.transposed, product.b.transposed];
+        // One row, as in decoding, or one column: a matrix by a vector. The row is Bᵀ by the row of A.
+        let by_vector = match (m, n) {
+            (1, _) => Some((&b, !transposed[1], &a)),
+            (_, 1) => Some((&a, transposed[0], &b)),
+            _ => None,
         };
+        let by_vector = by_vector.filter(|(.., x)| batch == 1 && x.is_line());
+        let key = |m| Key::Product { sizes: [m, n, k], transposed, factors };
         let step = |m, [a, b, c]: [&Stored; 3]| {
             Ok(Step { key: key(m), on: On::Matrices([a.matrix()?, b.matrix()?, c.matrix()?]) })
         };
         let all = a.matrices == batch;
-        let steps = if all && b.matrices == 1 && !product.a.transposed && a.is_tall() {
+        let steps = if let Some((matrix, transposed, x)) = by_vector {
+            let key = Key::Vector { sizes: [m * n, k], transposed, factors };
+            vec![Step { key, on: On::Vector(matrix.matrix()?, [x.vector()?, into.vector()?]) }]
+        } else if all && b.matrices == 1 && !product.a.transposed && a.is_tall() {
             // Many matrices by one: their rows are those of one tall matrix.
             vec![step(batch * m, [&a.tall(), &b, &into.tall()])?]
         } else if all && b.matrices == batch && a.in_one() && b.in_one() {
@@ -125,7 +133,7 @@ impl Prepared {
         }
         let (stored, x) = (Stored::of(matrix)?, Stored::of(x)?);
         let into = Stored::new(&stored.storage, [1, 1, m], wide(dtype))?;
-        let key = Key::Vector { sizes, transposed: matrix.transposed };
+        let key = Key::Vector { sizes, transposed: matrix.transposed, factors: PLAIN };
         let steps = vec![Step { key, on: On::Vector(stored.matrix()?, [x.vector()?, into.vector()?]) }];
         Ok(Prepared { steps, _read: vec![stored, x], result: into.storage, shape, dtype, what })
     }
@@ -153,7 +161,7 @@ impl Prepared {
     pub fn run(self, device: &MetalDevice) -> Result<Buffer> {
         if !self.steps.is_empty() {
             let commands = Commands::new(&queue(device)?)?;
-            self.steps.iter().for_each(|step| commands.encode(device, step));
+            self.steps.iter().try_for_each(|step| commands.encode(device, step))?;
             commands.commit_after(device)?;
             commands.wait(|| self.to_string())?;
         }

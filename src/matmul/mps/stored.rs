@@ -1,10 +1,13 @@
 //! A view's memory as MPS's descriptors say it.
 
 use super::super::View;
+use super::kernels::made;
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{DType, Layout, MetalStorage, Result, Shape, bail};
-use objc2::AnyThread;
 use objc2::rc::Retained;
+use objc2::runtime::ProtocolObject;
+use objc2::{AnyThread, msg_send};
+use objc2_metal::MTLBuffer;
 use objc2_metal_performance_shaders::{
     MPSDataType, MPSMatrix, MPSMatrixDescriptor, MPSVector, MPSVectorDescriptor,
 };
@@ -102,9 +105,19 @@ impl Stored {
         self.matrices == 1 || self.matrix_stride == self.rows * self.stride
     }
 
+    /// Whether its elements follow each other.
+    pub fn is_line(&self) -> bool {
+        self.matrices == 1 && (self.rows == 1 || self.stride == 1)
+    }
+
     /// The rows of all its matrices as one.
     pub fn tall(&self) -> Self {
         Stored { rows: self.matrices * self.rows, matrices: 1, ..self.clone() }
+    }
+
+    /// Its first rows.
+    pub fn first(&self, rows: usize) -> Self {
+        Stored { rows, ..self.clone() }
     }
 
     /// One of its matrices.
@@ -132,29 +145,31 @@ impl Stored {
         let (row, matrix) = (self.stride * size, self.matrix_stride * size);
         let (rows, cols, dtype) = (self.rows, self.cols, data_type(self.storage.dtype())?);
         // SAFETY: a layout as documented, in a buffer that holds it; the matrix retains the buffer.
-        Ok(unsafe {
+        unsafe {
             let descriptor = match self.matrices {
                 1 => MPSMatrixDescriptor::matrixDescriptorWithRows_columns_rowBytes_dataType(rows, cols, row, dtype),
                 n => MPSMatrixDescriptor::matrixDescriptorWithRows_columns_matrices_rowBytes_matrixBytes_dataType(
                     rows, cols, n, row, matrix, dtype,
                 ),
             };
-            let buffer = self.storage.buffer().as_ref();
+            let buffer: &ProtocolObject<dyn MTLBuffer> = self.storage.buffer().as_ref();
             let at = self.start * size;
-            MPSMatrix::initWithBuffer_offset_descriptor(MPSMatrix::alloc(), buffer, at, &descriptor)
-        })
+            made(msg_send![MPSMatrix::alloc(), initWithBuffer: buffer, offset: at, descriptor: &*descriptor])
+        }
     }
 
-    /// Its elements as a vector: of one row.
+    /// Its elements as a vector, which [is a line](Self::is_line).
     pub fn vector(&self) -> Result<Retained<MPSVector>> {
         self.holds()?;
         let dtype = data_type(self.storage.dtype())?;
         // SAFETY: as above.
-        Ok(unsafe {
-            let descriptor = MPSVectorDescriptor::vectorDescriptorWithLength_dataType(self.cols, dtype);
-            let (buffer, at) = (self.storage.buffer().as_ref(), self.start * self.size());
-            MPSVector::initWithBuffer_offset_descriptor(MPSVector::alloc(), buffer, at, &descriptor)
-        })
+        unsafe {
+            let length = self.rows * self.cols;
+            let descriptor = MPSVectorDescriptor::vectorDescriptorWithLength_dataType(length, dtype);
+            let buffer: &ProtocolObject<dyn MTLBuffer> = self.storage.buffer().as_ref();
+            let at = self.start * self.size();
+            made(msg_send![MPSVector::alloc(), initWithBuffer: buffer, offset: at, descriptor: &*descriptor])
+        }
     }
 }
 

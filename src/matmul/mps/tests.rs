@@ -132,6 +132,33 @@ fn products_of_all_dtypes_sizes_and_layouts() {
     }
 }
 
+/// By `MPSMatrixVectorMultiplication`, which the tests of all layouts compare with Candle.
+#[test]
+fn one_row_or_column_is_a_vector() {
+    let Some((device, metal)) = gpu() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        for (m, n, how, by_vector) in [
+            (1, 33, 0, true),
+            (1, 33, 1, true),
+            (1, 33, 2, true),
+            (33, 1, 0, true),
+            (33, 1, 1, true),
+            // A column of a wider matrix does not lie in one piece, unless it is widened.
+            (33, 1, 2, dtype == DType::BF16),
+            (2, 33, 0, false),
+        ] {
+            let (a, b) = (numbers(&[m, 31], 1, dtype), numbers(&[31, n], 2, dtype));
+            let (a, b) = (laid_out(&a, how, &device), laid_out(&b, how, &device));
+            let (a, b) = (Held::new(&a), Held::new(&b));
+            let (a, b) = (View::of(a.input("test")).unwrap(), View::of(b.input("test")).unwrap());
+            let product = Product::new(1.0, a, b, None).unwrap();
+            let prepared = Prepared::product(&metal, &product).unwrap();
+            let found = matches!(prepared.steps[0].key, Key::Vector { .. });
+            assert_eq!(found, by_vector, "{m}x31 by 31x{n} {dtype:?} {how}");
+        }
+    }
+}
+
 #[test]
 fn products_in_batches() {
     let Some((device, metal)) = gpu() else { return };
@@ -276,10 +303,11 @@ fn kernels_are_kept_and_bounded() {
     let key = |m| Key::Product { sizes: [m, 3, 3], transposed: [false; 2], factors: [0x3f80_0000, 0] };
     // Retained, so that no other has its address.
     let kernel = |m| {
-        with_kernel(&metal, &key(m), |kernel| match kernel {
+        let kernel = with_kernel(&metal, &key(m), |kernel| match kernel {
             Kernel::Product(kernel) => kernel.clone(),
             _ => panic!("another kind"),
-        })
+        });
+        kernel.unwrap()
     };
     let first = kernel(999);
     let same = |other| Retained::as_ptr(&first) == Retained::as_ptr(&other);
@@ -320,6 +348,10 @@ fn overheads_have_all_modes() {
         "asynchronous",
         "hand-over",
         "candle",
+        "row by matrix",
+        "row by vector",
+        "softmax by mps",
+        "softmax",
     ];
     assert_eq!(modes, named);
     for cost in &costs {

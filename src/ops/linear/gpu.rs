@@ -9,13 +9,14 @@ use crate::kernels::gpu::{self, Arg};
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Operand};
 use crate::kernels::rows::Rows;
 use crate::kernels::{Input, with_inputs};
+use crate::matmul::{Shape, by_own_kernel};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result, Tensor};
 
 const OP: &str = "linear";
 
 /// Rows of `x` up to which a product is no more than one read of the weight.
-pub(in super::super) const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 
 /// A matrix in the dtype that a product wants.
 pub(in super::super) enum Cast<'a> {
@@ -79,14 +80,14 @@ fn with_last(x: Input<'_>, n: usize) -> Vec<usize> {
 
 /// What a few rows' kernel adds to the product: `scale t Bᵀ`.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Low<'a> {
+pub(crate) struct Low<'a> {
     pub b: Input<'a>,
     pub t: Input<'a>,
     pub scale: f32,
 }
 
 /// A product of up to [`FEW`] rows of `x`, in one kernel.
-pub(in super::super) struct Few<'a> {
+pub(crate) struct Few<'a> {
     pub x: Input<'a>,
     pub w: Input<'a>,
     pub bias: Option<Input<'a>>,
@@ -106,10 +107,14 @@ struct FewParams {
 }
 
 impl Few<'_> {
-    /// Whether a product of `x` and `w` is one: what is left of it is a read of a matrix that is not tiny.
-    pub fn fits(x: Input<'_>, w: Input<'_>) -> bool {
-        let rows = x.shape().elem_count() / w.dims()[1].max(1);
-        (1..=FEW).contains(&rows) && w.dims()[1] > 0
+    /// Whether a layer's product of `x` and `w` is one: what is left of it is a read of a matrix that is not tiny. Not where the
+    /// library's product was measured to be faster, of matrices in one dtype.
+    pub fn fits(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>) -> Result<bool> {
+        let (n, k) = (w.dims()[0], w.dims()[1]);
+        let rows = x.shape().elem_count() / k.max(1);
+        let few = (1..=FEW).contains(&rows) && k > 0;
+        let shape = Shape::new(1, rows, n, k).by_weight();
+        Ok(few && (x.dtype() != w.dtype() || by_own_kernel(gpu, x.dtype(), &shape)?))
     }
 
     pub fn run(&self, gpu: Gpu<'_>) -> Result<Buffer> {
@@ -177,7 +182,7 @@ pub(in super::super) fn begun(
 }
 
 pub(super) fn forward(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>, bias: Option<Input<'_>>) -> Result<Buffer> {
-    if Few::fits(x, w) {
+    if Few::fits(gpu, x, w)? {
         return Few { x, w, bias, low: None, onto: None }.run(gpu);
     }
     let (n, k) = (w.dims()[0], w.dims()[1]);
@@ -282,5 +287,30 @@ impl Columns<'_> {
         let mut args = [partial.input(OP).into(), norms.into(), (&mut y).into()];
         gpu.launch(&launch("column_total", [cols.div_ceil(THREADS), 1, 1]), &mut args, &params)?;
         Ok(y.tensor())
+    }
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::matmul::{Backend, with_backend};
+    use candle_core::Device;
+
+    #[test]
+    fn a_few_rows_are_the_librarys_where_it_is_named() -> Result<()> {
+        let x = |rows: usize, dtype| Tensor::zeros((rows, 64), dtype, &Device::Cpu);
+        let fits = |x: &Tensor, w: &Tensor| with_inputs(OP, [x, w], |[x, w]| Few::fits(Gpu::Host, x, w));
+        let (row, wide, w) = (x(4, DType::BF16)?, x(5, DType::BF16)?, x(8, DType::BF16)?);
+        assert!(fits(&row, &w)? && !fits(&wide, &w)?);
+        with_backend(Backend::Candle, || {
+            assert!(!fits(&row, &w)?);
+            // Of another dtype it would be cast each time.
+            assert!(fits(&row, &x(8, DType::F32)?)?);
+            Result::Ok(())
+        })?;
+        assert!(with_backend(Backend::Fused, || fits(&row, &w))?);
+        // What layers do not call is no name for theirs.
+        assert!(with_backend(Backend::CublasLt, || fits(&row, &w))?);
+        Ok(())
     }
 }

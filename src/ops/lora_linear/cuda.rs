@@ -1,8 +1,11 @@
 //! The update's wide product on a CUDA GPU: where matrix units do it in one kernel, with all that it is added to.
 
+#[cfg(feature = "cuda")]
 use super::gpu::Wide;
 use crate::kernels::Input;
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Unit};
+#[cfg(feature = "cuda")]
+use crate::matmul::{Shape, by_own_kernel};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result};
 
@@ -101,14 +104,24 @@ impl Up<'_> {
     }
 }
 
+#[cfg(feature = "cuda")]
 impl Wide<'_> {
-    /// Whether it is one: beyond a rank of 16 the library's product is the faster one.
-    pub(super) fn suits_matrix_units(&self) -> bool {
-        (4..=16).contains(&self.rank) && Up::fits(self.t.dtype(), self.rank, [self.cols].into_iter())
+    /// Whether the kernel takes products of that kind: beyond a rank of 16 the library's product is the faster one.
+    pub fn on_matrix_units_of(dtype: DType, rank: usize, cols: usize) -> bool {
+        (4..=16).contains(&rank) && Up::fits(dtype, rank, [cols].into_iter())
+    }
+
+    /// Whether a layer's is the kernel's: not where the library's product was measured to be faster, of matrices in one dtype.
+    pub(super) fn suits_matrix_units(&self, gpu: Gpu<'_>, rows: usize) -> Result<bool> {
+        let dtype = self.t.dtype();
+        let shape = Shape::new(1, rows, self.cols, self.rank);
+        let shape = if self.rank_first { shape } else { shape.by_weight() };
+        let suits = Self::on_matrix_units_of(dtype, self.rank, self.cols);
+        Ok(suits && (dtype != self.factor.dtype() || by_own_kernel(gpu, dtype, &shape)?))
     }
 
     /// Into `y`, of `rows` rows.
-    pub(super) fn on_matrix_units(&self, gpu: Gpu<'_>, rows: usize, y: &mut Buffer) -> Result<()> {
+    pub fn on_matrix_units(&self, gpu: Gpu<'_>, rows: usize, y: &mut Buffer) -> Result<()> {
         let Wide { t, factor, rank_first, bias, rank, cols, scale } = *self;
         let parts = &[(cols, scale)];
         Up { t, factor, rank_first, rank, bias, onto: None, parts }.run(gpu, rows, y)

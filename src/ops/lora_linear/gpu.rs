@@ -11,7 +11,7 @@ use crate::ops::Dropout;
 use candle_core::{Result, Tensor, bail};
 
 /// The product that begins an output: `scale t fᵀ + bias`.
-pub(super) struct Wide<'a> {
+pub(crate) struct Wide<'a> {
     /// `(rows, rank)`.
     pub t: Input<'a>,
     /// `f`, `(cols, rank)`, or its transpose if `rank_first`.
@@ -61,7 +61,7 @@ impl Wide<'_> {
     /// The update alone.
     fn run(&self, gpu: Gpu<'_>, x: Input<'_>, rows: usize) -> Result<Buffer> {
         #[cfg(feature = "cuda")]
-        if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units() {
+        if matches!(gpu, Gpu::Cuda(_)) && self.suits_matrix_units(gpu, rows)? {
             let (mut y, _) = begun(gpu, x, self.cols, None)?;
             self.on_matrix_units(gpu, rows, &mut y)?;
             return Ok(y);
@@ -96,7 +96,7 @@ impl Lora {
         let bias = self.base.bias.as_ref().unwrap_or(&self.base.weight);
         with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
             let bias = self.base.bias.is_some().then_some(bias);
-            if Few::fits(x, w) && self.base.dropout.is_none() {
+            if self.base.dropout.is_none() && Few::fits(gpu, x, w)? {
                 let t = Few { x, w: a, bias: None, low: None, onto: None }.run(gpu)?.reshape((m, r));
                 let low = Some(Low { b, t: t.input(Self::NAME), scale });
                 let y = Few { x, w, bias, low, onto: None }.run(gpu)?;

@@ -37,15 +37,22 @@ fn products_are_measured_kept_and_shown() {
     );
     let shown = run(&place, "doctor --no-measure", None).ok().stdout;
     assert!(shown.contains("3 measured on") && shown.contains("wide"), "{shown}");
+    // Why, of examples: the squares were measured in f32, and nothing in bf16.
+    assert!(shown.contains("64x64 by 64x64          f32  "), "{shown}");
+    assert!(shown.contains("fitted: ") && shown.contains("not measured: the default"), "{shown}");
+    let facts = run(&place, "doctor --no-measure --json", None).ok().json();
+    let examples = facts["products"][0]["examples"].as_array().unwrap();
+    assert!(examples.iter().any(|e| e["backend"] == "packed" && e["dtype"] == "bf16"), "{examples:?}");
     let shown = run(&place, "doctor --no-measure", Some("candle")).ok().stdout;
     assert!(shown.contains("METAL_CANDLE_MATMUL=candle"), "{shown}");
+    assert!(shown.contains("candle   named by METAL_CANDLE_MATMUL"), "{shown}");
 
     run(&place, &format!("{measure} --shape 4x4x4 --no-save"), None).ok();
     let mut kept = std::fs::read_dir(place.path("cache")).unwrap().map(|entry| entry.unwrap().path());
     let table = kept.find(|path| path.extension().is_some_and(|x| x == "json")).unwrap();
     std::fs::write(&table, "{").unwrap();
     let broken = run(&place, "doctor --no-measure", None).ok();
-    assert!(broken.stderr.contains(".json is no table"), "{}", broken.stderr);
+    assert_eq!(broken.stderr.matches(".json is no table").count(), 1, "{}", broken.stderr);
     assert!(broken.stdout.contains("nothing was measured"), "{}", broken.stdout);
 }
 
@@ -60,6 +67,21 @@ fn a_product_or_a_backend_that_is_none_is_named() {
     let wrong = run(&place, "bench matmul --device cpu --shape 8x8x8", Some("mkl")).error();
     assert!(wrong.contains("METAL_CANDLE_MATMUL: wants auto, candle"), "{wrong}");
     assert_eq!(run(&place, "bench", None).status, Some(2));
+}
+
+/// What layers have kernels for on a GPU is measured beside the libraries: here with the kernels as C++ on the CPU.
+#[test]
+#[cfg(feature = "host")]
+fn kernels_of_layers_are_measured() {
+    let place = Place::new();
+    let line = "bench matmul --device cpu --dtype f32 --seconds 0 --shape 2x64x64T --shape 64x64x64 --json";
+    let mut command = place.command(&line.split_whitespace().collect::<Vec<_>>());
+    command.env("METAL_CANDLE_CACHE", place.path("cache")).env("METAL_CANDLE_KERNELS", "host");
+    let done = ended(command.spawn().unwrap()).ok().json();
+    let entries = done["table"]["entries"].as_array().unwrap();
+    let backends = |i: usize| entries[i]["times"].as_object().unwrap().len();
+    assert_eq!((backends(0), backends(1)), (3, 2), "{entries:?}");
+    assert!(entries[0]["times"]["fused"]["median_us"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
@@ -80,7 +102,7 @@ fn an_apple_gpu_is_measured() {
     let place = Place::new();
     let costs = run(&place, "bench overhead --device metal --size 33 --repeats 2 --json", None).ok().json();
     let costs = costs["costs"].as_array().unwrap();
-    assert_eq!(costs.len(), 7);
+    assert_eq!(costs.len(), 11);
     assert!(costs.iter().all(|cost| cost["total_us"].as_f64().unwrap() > 0.0), "{costs:?}");
     let measure = "bench matmul --device metal --shape 33x31x17T --seconds 0 --json";
     let table = run(&place, measure, None).ok().json();

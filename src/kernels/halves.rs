@@ -1,0 +1,80 @@
+//! `f16` on x86-64 CPUs that widen it by an instruction (F16C): dot products of a row with rows of weights.
+
+use super::cpu::{Simd, simd_level};
+use half::f16;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+/// Whether this CPU has the instructions.
+pub(super) fn available() -> bool {
+    static F16C: OnceLock<bool> = OnceLock::new();
+    *F16C.get_or_init(|| simd_level() >= Simd::Avx2 && is_x86_feature_detected!("f16c"))
+}
+
+/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`.
+pub(super) fn dots(x: &[f32], w: &[f16], y: &mut [f32]) {
+    assert!(available() && w.len() == x.len() * y.len());
+    // SAFETY: `available` has seen the features.
+    unsafe { dots_of_rows(x, w, y) }
+}
+
+/// Four rows at a time, two sums each.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots_of_rows(x: &[f32], w: &[f16], y: &mut [f32]) {
+    const ROWS: usize = 4;
+    const LANES: usize = 8;
+    let k = x.len();
+    let whole = k - k % (2 * LANES);
+    for (j, y) in y.chunks_mut(ROWS).enumerate() {
+        // A last run of fewer rows computes its last row again.
+        let row = |r: usize| &w[(j * ROWS + r.min(y.len() - 1)) * k..][..k];
+        let rows: [&[f16]; ROWS] = std::array::from_fn(row);
+        let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+        for i in (0..whole).step_by(2 * LANES) {
+            for half in 0..2 {
+                let at = i + half * LANES;
+                // SAFETY: `x` and each row have `k` elements, and `at + 8 <= whole <= k`.
+                unsafe {
+                    let a = _mm256_loadu_ps(x.as_ptr().add(at));
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let b = _mm256_cvtph_ps(_mm_loadu_si128(row.as_ptr().add(at).cast()));
+                        sums[half] = _mm256_fmadd_ps(a, b, sums[half]);
+                    }
+                }
+            }
+        }
+        for ((y, sums), row) in y.iter_mut().zip(&sums).zip(&rows) {
+            let mut lanes = [0f32; LANES];
+            // SAFETY: eight floats.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(sums[0], sums[1])) };
+            let rest: f32 = (whole..k).map(|i| x[i] * row[i].to_f32()).sum();
+            *y = lanes.iter().sum::<f32>() + rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::element::Element;
+
+    #[test]
+    fn dot_products_of_all_lengths() {
+        if !available() {
+            return;
+        }
+        let value = |i: usize| (i as f32 * 1.7).sin();
+        for k in 0..70 {
+            for n in [1, 2, 4, 7] {
+                let x: Vec<f32> = (0..k).map(value).collect();
+                let w: Vec<f16> = (0..n * k).map(|i| Element::from_f32(value(i + 9))).collect();
+                let mut y = vec![f32::NAN; n];
+                dots(&x, &w, &mut y);
+                for (j, y) in y.iter().enumerate() {
+                    let exact: f64 = (0..k).map(|i| x[i] as f64 * w[j * k + i].to_f64()).sum();
+                    assert!((*y as f64 - exact).abs() < 1e-5, "{k}, row {j} of {n}: {y}, not {exact}");
+                }
+            }
+        }
+    }
+}
