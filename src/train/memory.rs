@@ -37,7 +37,8 @@ impl MemoryPlan {
         // An adapter's weights stand beside those they replace; otherwise trained weights are the model's own.
         let full = trained > factors && !model.has_replaced_weights();
         let weights = model.parameter_count() * if full { 4 } else { model.dtype().size_in_bytes() };
-        let shape = Shape::new(&model.config, model.dtype(), rows * len);
+        let mut shape = Shape::new(&model.config, model.dtype(), rows * len);
+        shape.joined = model.device().is_cuda() && model.dtype() != DType::F32;
         let head = shape.head(model.head().is_variable(), !model.device().is_cpu());
         let embedding = vars.iter().any(|(name, _)| name.ends_with("embed_tokens.weight"));
         let reached: Vec<&Layer> =
@@ -45,8 +46,11 @@ impl MemoryPlan {
         // What a layer keeps, with what DoRA scales.
         let kept = |layer: &&Layer| {
             let linears = layer.linears().into_iter().map(|(_, linear)| linear);
-            let dora = linears.filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
-            shape.layer_kept() + shape.outputs(dora.map(Linear::out_features).sum())
+            let dora =
+                linears.clone().filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
+            let ranks = linears.filter_map(|l| l.lora.as_ref()?.a.dim(0).ok());
+            shape.layer_kept()
+                + shape.outputs(dora.map(Linear::out_features).sum::<usize>() + ranks.sum::<usize>())
         };
         let (mut activations, mut rerun) = (0, 0);
         for (i, layer) in reached.iter().enumerate() {
@@ -129,6 +133,9 @@ struct Shape {
     vocab: usize,
     norms: usize,
     fused: bool,
+    gemma: bool,
+    /// Whether one product makes queries, keys and values, and residual sums are its like's: on CUDA in half precision.
+    joined: bool,
 }
 
 impl Shape {
@@ -143,6 +150,8 @@ impl Shape {
             vocab: config.vocab_size,
             norms: if config.qk_norm { 1 } else { 0 },
             fused: config.fused_projections,
+            gemma: config.gemma,
+            joined: false,
         }
     }
 
@@ -159,6 +168,12 @@ impl Shape {
     /// block's output and the layer's; queries and keys as projected, normalized and rotated; values and the
     /// attention; gate, up and their product. A fused projection is kept beside its parts.
     fn layer_kept(&self) -> usize {
+        if self.joined && self.norms == 0 {
+            // Input, two norms and the sum between the blocks; what attention reads, in one tensor, and what it writes.
+            let residual = if self.gemma { 7 } else { 4 };
+            let attention = 2 * self.queries + 2 * self.keys;
+            return self.outputs(residual * self.hidden + attention + 3 * self.ffn);
+        }
         let queries = 3 + self.norms;
         let keys = 3 + self.norms;
         let copies = if self.fused { self.queries + 2 * self.keys } else { 0 };

@@ -1,6 +1,6 @@
 //! Words on their way to the host, while the GPU goes on.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, PinnedHostSlice};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, DevicePtr, PinnedHostSlice, result};
 use candle_core::cuda_backend::{CudaDevice, CudaStorageSlice};
 use candle_core::{Error, Result, Storage, Tensor, bail};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,8 @@ pub(crate) struct Readback {
     words: usize,
     context: Arc<CudaContext>,
     pinned: PinnedHostSlice<u32>,
+    /// After the copy.
+    done: CudaEvent,
 }
 
 impl Readback {
@@ -36,12 +38,18 @@ impl Readback {
             bail!("readback: wants a contiguous tensor on the GPU")
         };
         let CudaStorageSlice::U32(slice) = &storage.slice else { bail!("readback: wants u32") };
-        stream.memcpy_dtoh(&slice.slice(from..to), &mut pinned).map_err(Error::wrap)?;
-        Ok(Readback { words, context, pinned })
+        let part = slice.slice(from..to);
+        let (address, _read) = part.device_ptr(&stream);
+        let into = &mut pinned.as_mut_slice().map_err(Error::wrap)?[..words];
+        // SAFETY: `into` is pinned, as long as what is copied, and not touched until the event after the copy.
+        unsafe { result::memcpy_dtoh_async(into, address, stream.cu_stream()) }.map_err(Error::wrap)?;
+        let done = stream.record_event(None).map_err(Error::wrap)?;
+        Ok(Readback { words, context, pinned, done })
     }
 
     /// The words, which are waited for.
     pub fn wait(self) -> Result<Vec<u32>> {
+        self.done.synchronize().map_err(Error::wrap)?;
         let words = self.pinned.as_slice().map_err(Error::wrap)?[..self.words].to_vec();
         FREE.lock().unwrap_or_else(PoisonError::into_inner).push((self.context, self.pinned));
         Ok(words)
