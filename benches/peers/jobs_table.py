@@ -13,7 +13,7 @@ NAMES = {
     "mlx_lm": "mlx-lm",
     "transformers": "transformers",
 }
-CHART = ROOT / "docs" / "jobs.svg"
+CHART, GROWTH = ROOT / "docs" / "jobs.svg", ROOT / "docs" / "growth.svg"
 
 
 class Row:
@@ -69,9 +69,11 @@ def rows(path):
 
 
 def setting(path):
-    about = json.loads(path.read_text().splitlines()[0])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    about = lines[0]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{about['device']}; {about['date']}; commit {about['commit']}; {versions}."
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
+    return f"{about['device']}; {about['date']}; commit {commits}; {versions}."
 
 
 def section(path):
@@ -120,14 +122,66 @@ def readme(path):
     return f"{setting(path)}\n\n{table(head, body)}"
 
 
-def chart(path):
-    """A bar for each provider in each job: times ours."""
+def plotter():
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "metal-candle", "svg.fonttype": "path", "font.size": 9}
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def growth_section(paths):
+    """How the cost of a step grows, by device."""
+    if not paths:
+        return ""
+    named = "; ".join(f"`{path.relative_to(ROOT)}`" for path in paths)
+    return f"""### How a step's cost grows
+
+`metal-candle bench train` over batches, lengths and ranks: {named}. Below some 4000 tokens a step on the H200 takes what the host takes
+to launch it.
+
+![Time against batch, length and rank, and memory against length](growth.svg)
+"""
+
+
+def growth_chart(paths):
+    """A row of panels for each device: step time against batch, length and rank, and memory against length."""
+    pyplot = plotter()
+    figure, axes = pyplot.subplots(len(paths), 4, figsize=(11, 2.6 * len(paths)), layout="constrained", squeeze=False)
+    for panels, path in zip(axes, paths):
+        lines = [line for line in map(json.loads, path.read_text().splitlines()) if line["job"] == "lora_step"]
+        # What is varied is what has more than one value where the others have the commonest.
+        common = {name: max({line[name] for line in lines}, key=lambda v: sum(line[name] == v for line in lines)) for name in ("rank",)}
+        by_batch = sorted({(l["batch"], l["median_ms"], l["length"]) for l in lines if l["rank"] == common["rank"]})
+        length = max({n for _, _, n in by_batch}, key=lambda n: sum(m == n for _, _, m in by_batch))
+        batch_points = [(b, ms) for b, ms, n in by_batch if n == length]
+        one = [l for l in lines if l["batch"] == 1 and l["rank"] == common["rank"]]
+        length_points = sorted((l["length"], l["median_ms"]) for l in one)
+        memory_points = sorted((l["length"], l["peak_gb"]) for l in one)
+        plan_points = sorted((l["length"], l["plan_gb"]) for l in one)
+        batches = [l["batch"] for l in lines if l["rank"] != common["rank"]]
+        rank_points = sorted((l["rank"], l["median_ms"]) for l in lines if batches and (l["batch"], l["length"]) == (batches[0], length))
+        device, model = lines[0]["device"], lines[0]["model"]
+        for axis, points, label in zip(panels, (batch_points, length_points, rank_points, memory_points), ("batch", "length", "rank", "length")):
+            axis.plot(*zip(*points), marker="o", markersize=3, color="#c8442f")
+            axis.set_xlabel(label)
+            axis.set_ylim(0, max(value for _, value in points) * 1.08)
+            axis.set_xlim(0)
+            axis.spines[["top", "right"]].set_visible(False)
+        panels[3].plot(*zip(*plan_points), linestyle="--", color="#9aa5b1", label="memory plan")
+        panels[3].set_ylim(0, max(gb for _, gb in memory_points + plan_points) * 1.08)
+        panels[3].legend(frameon=False)
+        panels[0].set_ylabel("ms a step")
+        panels[3].set_ylabel("peak GB")
+        panels[0].set_title(f"{model} on {device}", loc="left", fontsize=9)
+    figure.savefig(GROWTH, metadata={"Date": None})
+
+
+def chart(path):
+    """A bar for each provider in each job: times ours."""
+    pyplot = plotter()
     shown = [row for row in rows(path) if row.of(OURS) and row.best_peer()]
     columns = 2
     lines = -(-len(shown) // columns)

@@ -9,7 +9,7 @@ import tomllib
 
 import cases
 import gpu_table
-import jobs_table
+import jobs_table as gpu_jobs
 import matmul_table
 from drive import ROOT
 from markdown import digits, factor, table
@@ -235,7 +235,7 @@ def readme_table(results):
 def newest(of_gpu):
     """The newest file of results of a GPU, or of a CPU, by its name."""
     files = (ROOT / "benches" / "results").glob("*.jsonl")
-    files = [path for path in files if not path.name.endswith(("-matmul.jsonl", "-jobs.jsonl"))]
+    files = [path for path in files if not path.name.endswith(("-matmul.jsonl", "-jobs.jsonl", "-growth.jsonl"))]
     return max((path for path in files if gpu_table.Results.is_in(path) == of_gpu), default=None)
 
 
@@ -257,16 +257,20 @@ def main():
     on_gpu = gpu_table.section(gpu, all_notes()) if gpu else ""
     matmul_table.write()
     jobs = newest_jobs()
-    parts = [page(results, path), jobs_table.section(jobs) if jobs else "", on_gpu]
+    growth = sorted((ROOT / "benches" / "results").glob("*-growth.jsonl"))
+    whole = [gpu_jobs.section(jobs) if jobs else "", gpu_jobs.growth_section(growth)]
+    parts = [page(results, path), *whole, on_gpu]
     args.out.write_text("\n".join(part for part in parts if part))
     if jobs:
-        jobs_table.chart(jobs)
+        gpu_jobs.chart(jobs)
+    if growth:
+        gpu_jobs.growth_chart(growth)
     if args.readme:
         readme = ROOT / "README.md"
         before, rest = readme.read_text().split(BEGIN)
         _, after = rest.split(END)
         tables = f"{setting(results)}\n\n{readme_table(results)}" + (f"\n{gpu_table.readme(gpu)}" if gpu else "")
-        tables += f"\n{jobs_table.readme(jobs)}" if jobs else ""
+        tables += f"\n{gpu_jobs.readme(jobs)}" if jobs else ""
         readme.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
 
 
