@@ -33,16 +33,16 @@ impl Model {
             // Compiled kernels and the library's memory are there after a first pass.
             none => {
                 self.pass(cache, &replay.state, &replay.tables, &replay.logits)?;
-                if replay.has_run {
-                    let once = replay.logits.copy()?;
+                replay.runs += 1;
+                if replay.runs == RUNS {
+                    let once = some_of(&replay.logits)?;
                     let work = || self.pass(cache, &replay.state, &replay.tables, &replay.logits);
                     let graph = none.insert(Graph::capture(device, work)?);
                     replay.state.forget();
                     replay.state.set(ids, cache.starts(), cache.len())?;
                     graph.launch()?;
-                    check(&replay.logits, &once)?;
+                    check(&some_of(&replay.logits)?, &once)?;
                 }
-                replay.has_run = true;
             }
         }
         replay.state.advanced();
@@ -118,16 +118,24 @@ fn new_replay(model: &Model, rows: usize, capacity: usize, made_of: Vec<TensorId
         logits: Tensor::zeros((rows, model.config.vocab_size), DType::F32, &model.device)?,
         tables,
         graph: None,
-        has_run: false,
+        runs: 0,
     })
 }
 
+/// Tokens after which a pass is captured: fewer are not worth it.
+const RUNS: usize = 2;
+
+/// The first logits of each row: work that went elsewhere leaves none of them right.
+fn some_of(logits: &Tensor) -> Result<Vec<f32>> {
+    const SOME: usize = 512;
+    logits.narrow(1, 0, logits.dim(1)?.min(SOME))?.contiguous()?.flatten_all()?.to_vec1()
+}
+
 /// Refuses logits that are not those of the pass a graph was captured from: then work of it went elsewhere.
-fn check(logits: &Tensor, wanted: &Tensor) -> Result<()> {
-    let [logits, wanted] = [logits.flatten_all()?.to_vec1::<f32>()?, wanted.flatten_all()?.to_vec1::<f32>()?];
+fn check(logits: &[f32], wanted: &[f32]) -> Result<()> {
     let largest = wanted.iter().fold(0f32, |most, x| most.max(x.abs()));
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 0.02 * largest || (a.is_nan() && b.is_nan()) || a == b;
-    match logits.iter().zip(&wanted).all(near) {
+    match logits.iter().zip(wanted).all(near) {
         true => Ok(()),
         false => candle_core::bail!(
             "cuda graph: wants the logits of the pass that was captured, got others; METAL_CANDLE_GRAPHS=0 does without"

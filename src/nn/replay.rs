@@ -17,8 +17,8 @@ pub struct Replay {
     pub logits: Tensor,
     /// The rotations of all positions.
     pub tables: Vec<Rotation>,
-    /// None before it has run once.
+    /// None before it was captured.
     pub graph: Option<Graph>,
-    /// Whether it has run: kernels are compiled, and what is kept for later passes is there.
-    pub has_run: bool,
+    /// How often it has run without: then kernels are compiled, and what is kept for later passes is there.
+    pub runs: usize,
 }
