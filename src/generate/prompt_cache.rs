@@ -38,10 +38,10 @@ impl<M: CausalLm> PromptCache<M> {
 
     /// Forgets the tokens from `len` on.
     pub(super) fn truncate(&mut self, model: &M, len: usize) {
-        if len < self.tokens.len() {
-            self.tokens.truncate(len);
-            self.cache.iter_mut().for_each(|cache| model.truncate(cache, len));
-        }
+        self.tokens.truncate(len);
+        // It may hold one more than the tokens, of a pass that an error has ended.
+        let held = self.tokens.len();
+        self.cache.iter_mut().for_each(|cache| model.truncate(cache, held));
     }
 
     /// Forgets what is not the beginning of `tokens`; how many it still holds.

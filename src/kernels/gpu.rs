@@ -408,6 +408,10 @@ impl Gpu<'_> {
 
 /// What kernels of one name took, or products of one size.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(all(feature = "cuda", feature = "cli")),
+    allow(dead_code, reason = "the command line asks CUDA")
+)]
 pub(crate) struct Spent {
     /// The kernel, or the sizes of the product.
     pub name: String,

@@ -189,9 +189,8 @@ impl Model {
         }
     }
 
-    /// Runs the layers on tokens that follow those in `cache`, and adds theirs to it.
-    fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
-        let (rows, len) = input_ids.dims2()?;
+    /// Refuses a cache of another batch or model.
+    pub(super) fn check_cache(&self, rows: usize, cache: &mut KvCache) -> Result<()> {
         if cache.starts().len() != rows || cache.layers_mut().len() != self.layers.len() {
             bail!(
                 "kv cache: wants {rows} rows and {} layers, got {} and {}",
@@ -200,6 +199,13 @@ impl Model {
                 cache.layers_mut().len()
             )
         }
+        Ok(())
+    }
+
+    /// Runs the layers on tokens that follow those in `cache`, and adds theirs to it.
+    fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let (rows, len) = input_ids.dims2()?;
+        self.check_cache(rows, cache)?;
         let at = cache.len();
         let end = at + len;
         let keys = match cache.starts().iter().any(|&start| start > 0) {

@@ -4,10 +4,10 @@
 //! The graph itself counts the latter two up. It is captured anew when what it was made of has changed: the buffers of
 //! the cache, the weights, the adapter.
 
-use candle_core::{DType, Device, Result, Tensor, TensorId};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Context, Model};
-use crate::nn::{KvCache, Pass, Replay, RopeScaling, Rotation};
+use crate::nn::{KvCache, Lora, MadeOf, Pass, Replay, RopeScaling, Rotation};
 use crate::ops::decode_state::{self, DecodeState};
 use crate::ops::graph::{self, Graph};
 use crate::ops::{self, Keys};
@@ -17,12 +17,16 @@ impl Model {
     pub(super) fn replayed(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Option<Tensor>> {
         let Device::Cuda(device) = &self.device else { return Ok(None) };
         let (rows, len) = ids.dims2()?;
-        if len != 1 || cache.is_empty() || !graph::is_possible(device) || !self.is_replayable() {
+        // A row that has not begun has no position.
+        let begun = cache.starts().iter().all(|start| *start <= cache.len());
+        if len != 1 || cache.is_empty() || !begun || !graph::is_possible(device) || !self.is_replayable(rows)
+        {
             return Ok(None);
         }
+        self.check_cache(rows, cache)?;
         self.check_ids(ids)?;
         let capacity = cache.make_room(cache.len() + 1)?;
-        let made_of = self.addressed(cache);
+        let Some(made_of) = self.made_of(cache)? else { return Ok(None) };
         let mut replay = match cache.replay.take() {
             Some(replay) if replay.made_of == made_of && replay.logits.dim(0)? == rows => replay,
             _ => new_replay(self, rows, capacity, made_of)?,
@@ -65,31 +69,43 @@ impl Model {
         Ok(())
     }
 
-    /// Whether rotations are those of a fixed table, and nothing is kept between passes but keys and values.
-    fn is_replayable(&self) -> bool {
+    /// Whether rotations are those of a fixed table, nothing is kept between passes but keys and values, and Candle's own
+    /// kernels, which a capture does not see, have no part in a pass of so many rows.
+    fn is_replayable(&self, rows: usize) -> bool {
         let fixed = |scaling: &RopeScaling| {
             !matches!(scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
         };
-        let dora = |lora: &crate::nn::Lora| lora.magnitude.is_some();
+        let casts = |lora: &Lora| lora.enabled && rows > ops::FEW_ROWS && self.dtype != DType::F32;
         graphs_are_wanted()
+            && self.embed_tokens.weight.dtype() == self.dtype
             && self.config.ropes.iter().all(|rope| fixed(&rope.scaling))
-            && !self.loras().iter().any(|(_, lora)| dora(lora))
+            && !self.loras().iter().any(|(_, lora)| lora.magnitude.is_some() || casts(lora))
     }
 
-    /// The tensors that a pass reads and writes by their addresses.
-    fn addressed(&self, cache: &KvCache) -> Vec<TensorId> {
-        let mut ids: Vec<TensorId> = cache.buffers().map(Tensor::id).collect();
-        ids.extend([self.embed_tokens.weight.id(), self.head().id(), self.norm.weight().id()]);
+    /// What a pass is made of: the tensors that it reads and writes by their addresses, and its constants. None where a
+    /// tensor is made in each pass.
+    fn made_of(&self, cache: &KvCache) -> Result<Option<MadeOf>> {
+        let mut of = MadeOf { tensors: cache.buffers().map(Tensor::id).collect(), constants: Vec::new() };
+        of.tensors.extend([self.embed_tokens.weight.id(), self.head().id()]);
+        let mut norms = vec![&self.norm];
         for layer in &self.layers {
             for (_, linear) in layer.linears() {
-                ids.push(linear.weight.id());
-                ids.extend(linear.bias.as_ref().map(Tensor::id));
-                let lora = linear.lora.as_ref().filter(|lora| lora.enabled);
-                ids.extend(lora.iter().flat_map(|lora| [lora.a.id(), lora.b.id()]));
+                of.tensors.push(linear.weight.id());
+                of.tensors.extend(linear.bias.as_ref().map(Tensor::id));
+                if let Some(lora) = linear.lora.as_ref().filter(|lora| lora.enabled) {
+                    of.tensors.extend([lora.a.id(), lora.b.id()]);
+                    of.constants.push(lora.scale.to_bits());
+                }
             }
-            ids.extend(layer.norms().iter().map(|(_, norm)| norm.weight().id()));
+            norms.extend(layer.norms().into_iter().map(|(_, norm)| norm));
         }
-        ids
+        for norm in norms {
+            match norm.read_by()? {
+                Some(id) => of.tensors.push(id),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(of))
     }
 
     /// The pass that is captured.
@@ -110,7 +126,7 @@ impl Model {
     }
 }
 
-fn new_replay(model: &Model, rows: usize, capacity: usize, made_of: Vec<TensorId>) -> Result<Replay> {
+fn new_replay(model: &Model, rows: usize, capacity: usize, made_of: MadeOf) -> Result<Replay> {
     let tables = model.ropes.iter().map(|rope| rope.range(0, capacity, capacity)).collect::<Result<_>>()?;
     Ok(Replay {
         made_of,

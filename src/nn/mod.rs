@@ -20,7 +20,7 @@ pub use kv_cache::{KvCache, LayerCache};
 pub use linear::{Linear, Lora};
 pub use mlp::{Activation, GateUp, Mlp};
 #[cfg(feature = "cuda")]
-pub(crate) use replay::Replay;
+pub(crate) use replay::{MadeOf, Replay};
 pub use rms_norm::RmsNorm;
 pub use rope::{Rope, RopeConfig, RopeScaling, Rotation};
 

@@ -6,11 +6,20 @@ use super::Rotation;
 use crate::ops::decode_state::DecodeState;
 use crate::ops::graph::Graph;
 
+/// What a captured pass depends on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The tensors it reads and writes by their addresses.
+    pub tensors: Vec<TensorId>,
+    /// The bits of its constants.
+    pub constants: Vec<u64>,
+}
+
 /// A pass over one token a row.
 #[derive(Debug)]
 pub struct Replay {
-    /// The tensors it reads and writes by their addresses.
-    pub made_of: Vec<TensorId>,
+    /// What it depends on.
+    pub made_of: MadeOf,
     /// What changes from token to token.
     pub state: DecodeState,
     /// Where its logits go: (B, V), f32.

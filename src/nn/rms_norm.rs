@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "cuda")]
+use candle_core::TensorId;
 use candle_core::{DType, Result, Tensor};
 
 use super::Pass;
@@ -30,6 +32,9 @@ impl RmsNorm {
 
     /// Replaces the checkpoint's tensor.
     pub fn set_weight(&mut self, weight: Tensor) {
+        if weight.id() == self.weight.id() {
+            return;
+        }
         *self = RmsNorm::new(weight, self.eps, self.gemma);
     }
 
@@ -45,6 +50,16 @@ impl RmsNorm {
         match self.one_plus.get() {
             Some(sum) => Ok(sum.clone()),
             None => one_plus(&self.weight).map(|sum| self.one_plus.get_or_init(|| sum).clone()),
+        }
+    }
+
+    /// What a pass without gradients reads; none where it is made anew each time.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn read_by(&self) -> Result<Option<TensorId>> {
+        match (self.gemma, self.weight.is_variable()) {
+            (true, true) => Ok(None),
+            (true, false) => Ok(Some(self.factor(Pass::default())?.id())),
+            (false, _) => Ok(Some(self.weight.id())),
         }
     }
 

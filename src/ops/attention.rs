@@ -92,17 +92,8 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
             v.dtype()
         )
     }
+    options.check_keys(&shape)?;
     match &options.keys {
-        Keys::Rows(rows) if rows.len() != shape.b => {
-            bail!("attention: wants a range of keys for each of {} rows, got {}", shape.b, rows.len())
-        }
-        Keys::Documents(starts) if starts.len() != shape.b * shape.tk || !options.causal => {
-            bail!(
-                "attention: wants causal attention and {} document starts, got {}",
-                shape.b * shape.tk,
-                starts.len()
-            )
-        }
         Keys::OnDevice(ranges) => {
             if ranges.dims() != [shape.b, 2] || ranges.dtype() != candle_core::DType::U32 || shape.tq != 1 {
                 bail!(
@@ -172,6 +163,30 @@ impl Dims {
 }
 
 impl Attention {
+    /// Refuses heads (B, T, H, D) and keys that do not fit.
+    #[cfg(feature = "cuda")]
+    pub(super) fn check(&self, q: &Tensor, k: &Tensor) -> Result<()> {
+        self.check_keys(&Dims::new(q.dims(), k.dims(), true)?)
+    }
+
+    /// Refuses keys that do not fit.
+    fn check_keys(&self, shape: &Dims) -> Result<()> {
+        match &self.keys {
+            Keys::Rows(rows) if rows.len() != shape.b => {
+                bail!("attention: wants a range of keys for each of {} rows, got {}", shape.b, rows.len())
+            }
+            Keys::Documents(starts) if starts.len() != shape.b * shape.tk || !self.causal => {
+                bail!(
+                    "attention: wants causal attention and {} document starts, got {}",
+                    shape.b * shape.tk,
+                    starts.len()
+                )
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// The same with ranges of keys on the host, for one query a row.
     fn read_back(&self, ranges: &Tensor) -> Result<Self> {
         let row = |range: &Vec<u32>| {

@@ -27,7 +27,7 @@ impl DecodeState {
     pub fn set(&mut self, ids: &Tensor, starts: &[usize], len: usize) -> Result<()> {
         if self.known.as_ref().is_none_or(|(known, at)| known != starts || *at != len) {
             let ranges = starts.iter().flat_map(|start| [*start as u32, len as u32 + 1]);
-            let positions = starts.iter().map(|start| (len - start) as u32);
+            let positions = starts.iter().map(|start| len.saturating_sub(*start) as u32);
             let words: Vec<u32> = ranges.chain(positions).collect();
             let words = Tensor::from_vec(words, 3 * self.rows, self.words.device())?;
             self.words.slice_set(&words, 0, self.rows)?;

@@ -57,21 +57,7 @@ fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor>
     if order.thd {
         std::mem::swap(&mut h, &mut t);
     }
-    let fits = |table: &Tensor| match *table.dims() {
-        [rows, half] => rows >= t && 2 * half <= d,
-        [batch, rows, half] => batch == b && rows == t && 2 * half <= d,
-        _ => false,
-    };
-    if !fits(cos) || !fits(sin) || cos.dims() != sin.dims() {
-        bail!(
-            "rope: wants cos and sin of shape ({t}, at most {}) or ({b}, {t}, ..) for x {:?}, got {:?} and {:?}",
-            d / 2,
-            x.dims(),
-            cos.dims(),
-            sin.dims()
-        )
-    }
-    same_dtype("rope", &[cos, sin])?;
+    check(b, t, d, [cos, sin])?;
     if tracked(cos) || tracked(sin) {
         bail!("rope: wants tables that are not trained, got one that a variable reaches")
     }
@@ -81,6 +67,25 @@ fn apply(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor>
         Some(Ok(true)) => apply1_strided(rope, x),
         _ => apply1(rope, x),
     }
+}
+
+/// Refuses tables that do not fit `b` rows of `t` positions and heads of `d`.
+pub(super) fn check(b: usize, t: usize, d: usize, [cos, sin]: [&Tensor; 2]) -> Result<()> {
+    let fits = |table: &Tensor| match *table.dims() {
+        [rows, half] => rows >= t && 2 * half <= d,
+        [batch, rows, half] => batch == b && rows == t && 2 * half <= d,
+        _ => false,
+    };
+    if !fits(cos) || !fits(sin) || cos.dims() != sin.dims() {
+        bail!(
+            "rope: wants cos and sin of shape ({t}, at most {}) or ({b}, {t}, ..) for {b} x {t} heads of {d}, got {:?} and {:?}",
+            d / 2,
+            cos.dims(),
+            sin.dims()
+        )
+    }
+    same_dtype("rope", &[cos, sin])?;
+    Ok(())
 }
 
 fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, order: Order) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 //! product before has one to take, and the rotation is in place, forward and back.
 
 use super::attention::{Attention, cuda};
-use super::rope::turn_in_place;
+use super::rope::{check, turn_in_place};
 use crate::kernels::cuda::group_memory;
 use crate::kernels::gpu::{self, Buffer, Gpu};
 use crate::kernels::tape::{follow, recording, tracked};
@@ -58,6 +58,10 @@ pub(crate) fn rope_attention(
     if !fits || (tracked(qkv) && !recording()) {
         return Ok(None);
     }
+    let (batch, len, _) = qkv.dims3()?;
+    check(batch, len, heads.dim, [cos, sin])?;
+    let [q, k, _] = heads.views(qkv)?;
+    options.check(&q, &k)?;
     let tables = [cos.clone(), sin.clone()];
     turn_in_place(&heads.turned(qkv)?, cos, sin, false)?;
     let options = options.clone();

@@ -16,7 +16,7 @@ struct Sampling {
     uint vocab, rows;
 };
 
-// What stands for an id where the host must choose.
+// What stands for a log-probability where the host must choose: no number's bits.
 constexpr SCOPE uint HOST = 0xffffffffu;
 
 constexpr SCOPE uint WARPS = GROUP_SIZE / WARP;
@@ -297,7 +297,8 @@ KERNEL void sample(GLOBAL const float* logits, GLOBAL const Choice* choices, GLO
         if (next != NONE) id = next;
     }
     if (t == 0) {
-        out[group_id()] = host ? HOST : id;
-        out[a.rows + group_id()] = host ? 0 : bits32(x[id] - top - log32(norm));
+        // An id of the vocabulary in either case: a pass over it may have begun before the host knows.
+        out[group_id()] = id;
+        out[a.rows + group_id()] = host ? HOST : bits32(x[id] - top - log32(norm));
     }
 }

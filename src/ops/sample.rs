@@ -78,7 +78,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// The ids (rows, 1) where they are, which is before the host knows them; none where it must know them first. A row
-    /// that is left to the host has an id outside of any vocabulary.
+    /// that is left to the host has its likeliest token.
     pub fn ids(&self) -> Result<Option<Tensor>> {
         #[cfg(feature = "cuda")]
         if self.reading.is_some() {
@@ -98,7 +98,7 @@ impl Pending {
         #[cfg(not(feature = "cuda"))]
         let words = self.words.to_vec1::<u32>()?;
         let (ids, logprobs) = words.split_at(words.len() / 2);
-        let token = |(id, bits): (&u32, &u32)| (*id != HOST).then(|| (*id, f32::from_bits(*bits)));
+        let token = |(id, bits): (&u32, &u32)| (*bits != HOST).then(|| (*id, f32::from_bits(*bits)));
         Ok(ids.iter().zip(logprobs).map(token).collect())
     }
 }

@@ -37,8 +37,10 @@ impl MemoryPlan {
         // An adapter's weights stand beside those they replace; otherwise trained weights are the model's own.
         let full = trained > factors && !model.has_replaced_weights();
         let weights = model.parameter_count() * if full { 4 } else { model.dtype().size_in_bytes() };
-        let mut shape = Shape::new(&model.config, model.dtype(), rows * len);
-        shape.joined = model.device().is_cuda() && model.dtype() != DType::F32;
+        let shape = Shape::new(&model.config, model.dtype(), rows * len);
+        // Whether one product makes queries, keys and values, and residual sums are its like's.
+        let half_on_cuda = model.device().is_cuda() && model.dtype() != DType::F32;
+        let joined = |layer: &Layer| half_on_cuda && !model.config.qk_norm && joins(layer);
         let head = shape.head(model.head().is_variable(), !model.device().is_cpu());
         let embedding = vars.iter().any(|(name, _)| name.ends_with("embed_tokens.weight"));
         let reached: Vec<&Layer> =
@@ -49,7 +51,7 @@ impl MemoryPlan {
             let dora =
                 linears.clone().filter(|l| l.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()));
             let ranks = linears.filter_map(|l| l.lora.as_ref()?.a.dim(0).ok());
-            shape.layer_kept()
+            shape.layer_kept(joined(layer))
                 + shape.outputs(dora.map(Linear::out_features).sum::<usize>() + ranks.sum::<usize>())
         };
         let (mut activations, mut rerun) = (0, 0);
@@ -122,6 +124,22 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
+/// Whether the updates of a layer let its products be joined: all of one rank that is not too large, or none; without
+/// dropout or magnitudes, beside frozen weights.
+fn joins(layer: &Layer) -> bool {
+    const MOST: usize = 32;
+    let linears = layer.linears();
+    let ranks: Vec<usize> =
+        linears.iter().filter_map(|(_, linear)| linear.lora.as_ref()?.a.dim(0).ok()).collect();
+    let plain = |linear: &Linear| {
+        let update = linear.lora.as_ref().is_none_or(|lora| lora.dropout == 0. && lora.magnitude.is_none());
+        update && !linear.weight.is_variable()
+    };
+    linears.iter().all(|(_, linear)| plain(linear))
+        && (ranks.is_empty() || ranks.len() == linears.len())
+        && ranks.iter().all(|rank| *rank == ranks[0] && *rank <= MOST && rank.is_multiple_of(4))
+}
+
 /// The sizes that activations are made of.
 struct Shape {
     tokens: usize,
@@ -134,8 +152,6 @@ struct Shape {
     norms: usize,
     fused: bool,
     gemma: bool,
-    /// Whether one product makes queries, keys and values, and residual sums are its like's: on CUDA in half precision.
-    joined: bool,
 }
 
 impl Shape {
@@ -151,7 +167,6 @@ impl Shape {
             norms: if config.qk_norm { 1 } else { 0 },
             fused: config.fused_projections,
             gemma: config.gemma,
-            joined: false,
         }
     }
 
@@ -167,8 +182,8 @@ impl Shape {
     /// Every op's output is kept: input, two norms, the attention's output projection, the sum, the feed-forward
     /// block's output and the layer's; queries and keys as projected, normalized and rotated; values and the
     /// attention; gate, up and their product. A fused projection is kept beside its parts.
-    fn layer_kept(&self) -> usize {
-        if self.joined && self.norms == 0 {
+    fn layer_kept(&self, joined: bool) -> usize {
+        if joined {
             // Input, two norms and the sum between the blocks; what attention reads, in one tensor, and what it writes.
             let residual = if self.gemma { 7 } else { 4 };
             let attention = 2 * self.queries + 2 * self.keys;

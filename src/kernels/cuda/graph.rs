@@ -80,10 +80,20 @@ impl Graph {
             }
         };
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        /// Ends what was begun also when the code panics.
+        struct Restore(Option<Place>, Arc<CudaStream>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CAPTURING.set(self.0.take());
+                if std::thread::panicking() {
+                    self.1.end_capture(sys::CUgraphInstantiate_flags(0)).ok();
+                }
+            }
+        }
         place.stream.begin_capture(mode).map_err(Error::wrap)?;
-        let before = CAPTURING.replace(Some(place.clone()));
+        let restore = Restore(CAPTURING.replace(Some(place.clone())), place.stream.clone());
         let outcome = f();
-        CAPTURING.set(before);
+        drop(restore);
         let graph = place.stream.end_capture(sys::CUgraphInstantiate_flags(0));
         if let Err(error) = outcome {
             // A capture that failed leaves its error in the context, where the next call would find it.

@@ -16,12 +16,14 @@ type Span = (String, CudaEvent, CudaEvent);
 static SPANS: Mutex<Vec<Span>> = Mutex::new(Vec::new());
 
 /// Begins to take times.
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the command line asks"))]
 pub(in super::super) fn begin() {
     SPANS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     ON.store(true, Ordering::Relaxed);
 }
 
 /// Ends it: what was taken, by name. Waits for the GPU.
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the command line asks"))]
 pub(in super::super) fn end() -> Result<Vec<Spent>> {
     ON.store(false, Ordering::Relaxed);
     let spans = std::mem::take(&mut *SPANS.lock().unwrap_or_else(PoisonError::into_inner));
