@@ -98,8 +98,8 @@ def section(path):
 Random weights in bf16 in the shapes of Qwen2.5-0.5B and Llama-3.2-1B. A LoRA step is forward, backward, clipping and AdamW, rank 16
 on all linear layers, adapters of the peers in bf16 (ours are f32, as are their moments). Decoding is greedy, 128 tokens after a
 prompt of 128, a time a token of each row; in transformers by `generate`, whose static cache compiles itself. Each measurement is a
-process of its own; the better of two rounds, which went there and back, is told, what compiles for a minute had one. Peaks are the
-allocator's. Where ours loses, the factor is bold.
+process of its own; of several rounds, which go there and back, the best is told; what compiles for a minute has one. Peaks are the
+allocator's; a graph's memory is not in ours. Where ours loses, the factor is bold. A peer that is missing from a row was not measured in it.
 
 ![Whole jobs on a GPU](jobs.svg)
 
