@@ -184,7 +184,19 @@ pub(super) fn available(device: &CudaDevice) -> Option<u64> {
 }
 
 pub(super) fn peak(device: &CudaDevice) -> Option<u64> {
-    held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+    let pool = held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+    Some(pool + graphs(device).unwrap_or(0))
+}
+
+/// The most bytes that graphs have held, which is not the pool's.
+fn graphs(device: &CudaDevice) -> Option<u64> {
+    let (gpu, mut bytes) = (result::device::get(index(device) as c_int).ok()?, 0u64);
+    let attribute = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
+    // SAFETY: the attribute is a 64-bit number of bytes.
+    unsafe { sys::cuDeviceGetGraphMemAttribute(gpu, attribute, std::ptr::from_mut(&mut bytes).cast()) }
+        .result()
+        .ok()?;
+    Some(bytes)
 }
 
 /// Starts a new peak at what is held now.
