@@ -205,8 +205,13 @@ pub(super) fn reset_peak(device: &CudaDevice) -> bool {
     let Ok(pool) = pool(index(device)) else { return false };
     let mut zero = 0u64;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    // SAFETY: the attribute is a 64-bit number of bytes, which may be set to zero.
-    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut zero).cast()) }
-        .result()
-        .is_ok()
+    let at = std::ptr::from_mut(&mut zero).cast();
+    // SAFETY: both attributes are 64-bit numbers of bytes, which may be set to zero.
+    unsafe {
+        if let Ok(gpu) = result::device::get(index(device) as c_int) {
+            let of_graphs = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
+            let _ = sys::cuDeviceSetGraphMemAttribute(gpu, of_graphs, at).result();
+        }
+        sys::cuMemPoolSetAttribute(pool, attribute, at).result().is_ok()
+    }
 }

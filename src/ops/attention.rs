@@ -25,7 +25,7 @@ use crate::kernels::tape::{apply3_strided, contiguous};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use candle_core::Error;
-use candle_core::{CpuStorage, D, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -93,21 +93,10 @@ fn apply(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, thd: bool) -> 
         )
     }
     options.check_keys(&shape)?;
-    match &options.keys {
-        Keys::OnDevice(ranges) => {
-            if ranges.dims() != [shape.b, 2] || ranges.dtype() != candle_core::DType::U32 || shape.tq != 1 {
-                bail!(
-                    "attention: wants one query and ({}, 2) ranges of u32 on the device, got {} and {:?}",
-                    shape.b,
-                    shape.tq,
-                    ranges.dims()
-                )
-            }
-            if !q.device().is_cuda() {
-                return apply(q, k, v, &options.read_back(ranges)?, thd);
-            }
-        }
-        _ => {}
+    if let Keys::OnDevice(ranges) = &options.keys
+        && !q.device().is_cuda()
+    {
+        return apply(q, k, v, &options.read_back(ranges)?, thd);
     }
     if (options.causal || options.window.is_some()) && shape.tq > shape.tk {
         bail!(
@@ -180,6 +169,16 @@ impl Attention {
                     "attention: wants causal attention and {} document starts, got {}",
                     shape.b * shape.tk,
                     starts.len()
+                )
+            }
+            Keys::OnDevice(ranges)
+                if ranges.dims() != [shape.b, 2] || ranges.dtype() != DType::U32 || shape.tq != 1 =>
+            {
+                bail!(
+                    "attention: wants one query and ({}, 2) ranges of u32 on the device, got {} and {:?}",
+                    shape.b,
+                    shape.tq,
+                    ranges.dims()
                 )
             }
             _ => {}
