@@ -124,7 +124,8 @@ fn run<M: CausalLm>(
                 model.forward(&ids, &mut cache)?
             }
         };
-        let more = live.iter().any(|&i| rows[i].left() > 1);
+        // A row that ends with this token has no room for another.
+        let more = live.iter().all(|&i| rows[i].left() > 1);
         let mut going: Vec<&mut Row> = rows
             .iter_mut()
             .enumerate()
