@@ -122,3 +122,53 @@ pub(crate) fn find(tensors: &[Input<'_>], dtype: DType, shape: impl Into<Shape>)
         Some(Copied { all: casts.all.clone(), layout })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Var;
+
+    /// On `METAL_CANDLE_TEST_DEVICE`, or by the host's kernels; without either there are no copies.
+    #[test]
+    fn copies_are_found_while_they_are_there() -> Result<()> {
+        let device =
+            crate::device::named(&std::env::var("METAL_CANDLE_TEST_DEVICE").unwrap_or("cpu".into()))?;
+        let var = |n: usize, from: f32| -> Result<Var> {
+            Var::from_tensor(&(Tensor::arange(0f32, n as f32, &device)? + f64::from(from))?)
+        };
+        let (a, b, c) = (var(5, 0.3)?, var(9000, 7.1)?, var(3, -2.0)?);
+        let look = |vars: &[&Var], dtype, len: usize| -> Result<Option<Vec<f32>>> {
+            let held: Vec<Held<'_>> = vars.iter().map(|var| Held::new(var)).collect();
+            let inputs: Vec<Input<'_>> = held.iter().map(|held| held.input(NAME)).collect();
+            let Some(found) = find(&inputs, dtype, len) else { return Ok(None) };
+            let input = found.input(NAME);
+            assert_eq!((input.dtype(), input.dims()), (dtype, &[len][..]));
+            match input.memory {
+                Memory::Cpu(_) => Ok(Some(input.slice::<half::bf16>()?.iter().map(|v| v.to_f32()).collect())),
+                _ => Ok(Some(Vec::new())),
+            }
+        };
+        let vars = [a.as_tensor(), b.as_tensor(), c.as_tensor()];
+        let made =
+            gpu::on(vars[0], |gpu| gpu.address(&Held::new(vars[0]).input(NAME))).transpose()?.flatten();
+        during(&vars, DType::BF16, || {
+            for (vars, len) in [(&[&a, &b][..], 9005), (&[&b, &c], 9003), (&[&c], 3)] {
+                let found = look(vars, DType::BF16, len)?;
+                assert_eq!(found.is_some(), made.is_some());
+                if let Some(found) = found.filter(|found| !found.is_empty()) {
+                    let wanted: Vec<f32> = vars
+                        .iter()
+                        .map(|var| var.to_dtype(DType::BF16)?.to_dtype(DType::F32)?.to_vec1::<f32>())
+                        .collect::<Result<Vec<_>>>()?
+                        .concat();
+                    assert_eq!(found, wanted);
+                }
+            }
+            assert!(look(&[&a, &c], DType::BF16, 8)?.is_none(), "they do not lie one after the other");
+            assert!(look(&[&a], DType::F16, 5)?.is_none(), "of another type");
+            Ok(())
+        })?;
+        assert!(look(&[&a], DType::BF16, 5)?.is_none(), "they are gone");
+        Ok(())
+    }
+}

@@ -89,3 +89,36 @@ pub(crate) fn advance(state: &DecodeState) -> Result<()> {
     });
     on_gpu.unwrap_or_else(|| bail!("decode: wants a GPU"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On `METAL_CANDLE_TEST_DEVICE`, or by the host's kernels.
+    #[test]
+    fn keys_and_positions_are_counted_up_and_set_where_they_are_others() -> Result<()> {
+        let device =
+            crate::device::named(&std::env::var("METAL_CANDLE_TEST_DEVICE").unwrap_or("cpu".into()))?;
+        let mut state = DecodeState::new(3, &device)?;
+        if gpu::on(&state.words, |_| Ok(())).is_none() {
+            return Ok(());
+        }
+        let ids = |ids: [u32; 3]| Tensor::new(&ids, &device)?.reshape((3, 1));
+        let starts = [0, 2, 5];
+        state.set(&ids([7, 8, 9])?, &starts, 5)?;
+        assert_eq!(state.words.to_vec1::<u32>()?, [7, 8, 9, 0, 6, 2, 6, 5, 6, 5, 3, 0]);
+        advance(&state)?;
+        state.advanced();
+        state.set(&ids([1, 2, 3])?, &starts, 6)?;
+        assert_eq!(state.words.to_vec1::<u32>()?, [1, 2, 3, 0, 7, 2, 7, 5, 7, 6, 4, 1]);
+        state.set(&ids([1, 2, 3])?, &starts, 5)?;
+        assert_eq!(state.ranges()?.to_vec2::<u32>()?, [[0, 6], [2, 6], [5, 6]]);
+        assert_eq!(state.positions()?.flatten_all()?.to_vec1::<u32>()?, [5, 3, 0]);
+        advance(&state)?;
+        state.forget();
+        state.set(&ids([4, 5, 6])?, &starts, 5)?;
+        assert_eq!(state.ids()?.flatten_all()?.to_vec1::<u32>()?, [4, 5, 6]);
+        assert_eq!(state.ranges()?.to_vec2::<u32>()?, [[0, 6], [2, 6], [5, 6]]);
+        Ok(())
+    }
+}

@@ -9,7 +9,7 @@ pub(crate) mod adamw;
 mod attention;
 mod coverage;
 mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "host")))]
 pub(crate) mod decode_state;
 mod dora_linear;
 mod dropout;
