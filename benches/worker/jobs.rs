@@ -6,7 +6,6 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use metal_candle::load::adapter::PeftConfig;
 use metal_candle::models::Model;
 use metal_candle::nn::KvCache;
-use metal_candle::ops::IGNORE;
 use metal_candle::train::data::Batch;
 use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::step::{Gradients, StepOptions, loss_and_gradients};
@@ -94,20 +93,7 @@ impl Trainer {
         let vars = model.trainable();
         let optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
         let (rows, len) = (size("batch"), size("length"));
-        let input_ids = tokens(1, model.config.vocab_size as u32, rows * len);
-        // As Hugging Face shifts its labels: the last position of a row has no target.
-        let target = |i: usize| if (i + 1).is_multiple_of(len) { IGNORE } else { input_ids[i + 1] as i64 };
-        let batch = Batch {
-            targets: (0..rows * len).map(target).collect(),
-            lengths: vec![len; rows],
-            batch: rows,
-            seq_len: len,
-            rows: (0..rows).collect(),
-            tokens: rows * len,
-            target_tokens: rows * (len - 1),
-            documents: None,
-            input_ids,
-        };
+        let batch = Batch::full(tokens(1, model.config.vocab_size as u32, rows * len), len);
         Ok(Trainer { model, vars, optimizer, batch })
     }
 

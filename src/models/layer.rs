@@ -115,11 +115,15 @@ impl Layer {
         self.mlp.drop_stale_join();
     }
 
+    /// The linear layers of the attention and of the feed-forward block, without their names: each token asks.
+    pub(crate) fn blocks(&self) -> [Vec<&Linear>; 2] {
+        [self.self_attn.linears(), self.mlp.linears()]
+            .map(|linears| linears.into_iter().map(|(_, linear)| linear).collect())
+    }
+
     /// LoRA's factors in the order in which joined products want them: those of A of one input, then those of B.
     pub(crate) fn factors(&self) -> Vec<&Tensor> {
-        let attention = self.self_attn.linears().into_iter().map(|(_, linear)| linear);
-        let mlp = self.mlp.linears().into_iter().map(|(_, linear)| linear);
-        let (mut attention, mut mlp): (Vec<_>, Vec<_>) = (attention.collect(), mlp.collect());
+        let [mut attention, mut mlp] = self.blocks();
         // The last of each block takes the block's own input.
         let last = [attention.pop(), mlp.pop()];
         let groups = [attention, mlp].into_iter().chain(last.map(|linear| linear.into_iter().collect()));

@@ -4,10 +4,12 @@
 //! The graph itself counts the latter two up. It is captured anew when what it was made of has changed: the buffers of
 //! the cache, the weights, the adapter.
 
+use std::sync::LazyLock;
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Context, Model};
-use crate::nn::{KvCache, Lora, MadeOf, Pass, Replay, RopeScaling, Rotation};
+use crate::nn::{KvCache, Linear, Lora, MadeOf, Pass, Replay, RopeScaling, Rotation};
 use crate::ops::decode_state::{self, DecodeState};
 use crate::ops::graph::{self, Graph};
 use crate::ops::{self, Keys};
@@ -79,7 +81,14 @@ impl Model {
         graphs_are_wanted()
             && self.embed_tokens.weight.dtype() == self.dtype
             && self.config.ropes.iter().all(|rope| fixed(&rope.scaling))
-            && !self.loras().iter().any(|(_, lora)| lora.magnitude.is_some() || casts(lora))
+            && !self
+                .each_linear()
+                .filter_map(|linear| linear.lora.as_ref())
+                .any(|lora| lora.magnitude.is_some() || casts(lora))
+    }
+
+    fn each_linear(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| layer.blocks().into_iter().flatten())
     }
 
     /// What a pass is made of: the tensors that it reads and writes by their addresses, and its constants. None where a
@@ -89,15 +98,15 @@ impl Model {
         of.tensors.extend([self.embed_tokens.weight.id(), self.head().id()]);
         let mut norms = vec![&self.norm];
         for layer in &self.layers {
-            for (_, linear) in layer.linears() {
-                of.tensors.push(linear.weight.id());
-                of.tensors.extend(linear.bias.as_ref().map(Tensor::id));
-                if let Some(lora) = linear.lora.as_ref().filter(|lora| lora.enabled) {
-                    of.tensors.extend([lora.a.id(), lora.b.id()]);
-                    of.constants.push(lora.scale.to_bits());
-                }
-            }
             norms.extend(layer.norms().into_iter().map(|(_, norm)| norm));
+        }
+        for linear in self.each_linear() {
+            of.tensors.push(linear.weight.id());
+            of.tensors.extend(linear.bias.as_ref().map(Tensor::id));
+            if let Some(lora) = linear.lora.as_ref().filter(|lora| lora.enabled) {
+                of.tensors.extend([lora.a.id(), lora.b.id()]);
+                of.constants.push(lora.scale.to_bits());
+            }
         }
         for norm in norms {
             match norm.read_by()? {
@@ -161,5 +170,7 @@ fn check(logits: &[f32], wanted: &[f32]) -> Result<()> {
 
 /// `METAL_CANDLE_GRAPHS=0` turns them off.
 fn graphs_are_wanted() -> bool {
-    std::env::var_os("METAL_CANDLE_GRAPHS").is_none_or(|value| value != "0")
+    static WANTED: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("METAL_CANDLE_GRAPHS").is_none_or(|value| value != "0"));
+    *WANTED
 }

@@ -259,26 +259,9 @@ mod tests {
     use super::*;
     use crate::kernels::casts;
     use crate::kernels::tape::Tape;
+    use crate::ops::near::{noise, off};
     use crate::ops::{LoraLinear, lora_linear};
     use candle_core::{Device, Var};
-
-    fn noise(shape: impl Into<candle_core::Shape>, scale: f32, seed: u32) -> Result<Tensor> {
-        let shape = shape.into();
-        let hash = |i: usize| {
-            let x = (i as u32).wrapping_add(seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
-            let x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
-            ((x ^ (x >> 16)) as f32 / u32::MAX as f32 - 0.5) * scale
-        };
-        Tensor::from_vec((0..shape.elem_count()).map(hash).collect(), shape, &Device::Cpu)
-    }
-
-    /// The relative distance to what is right.
-    fn off(x: &Tensor, right: &Tensor) -> Result<f32> {
-        let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
-        let right = right.flatten_all()?;
-        let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
-        Ok((norm(&(x - &right)?)? / norm(&right)?.max(1e-20)).sqrt())
-    }
 
     /// The output and the gradients: of x, of what is added to, of each A and B.
     fn run(

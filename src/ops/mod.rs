@@ -23,6 +23,8 @@ mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
+#[cfg(all(test, feature = "cuda"))]
+mod near;
 mod rms_norm;
 mod rope;
 #[cfg(feature = "cuda")]

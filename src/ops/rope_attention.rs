@@ -101,25 +101,9 @@ fn limit(gpu: Gpu<'_>) -> Result<usize> {
 mod tests {
     use super::*;
     use crate::kernels::tape::Tape;
+    use crate::ops::near::{noise, off};
     use crate::ops::{Keys, attention_thd, narrow, reshape, rope_thd};
     use candle_core::Device;
-
-    fn noise(shape: &[usize], seed: u32) -> Result<Tensor> {
-        let hash = |i: usize| {
-            let x = (i as u32).wrapping_add(seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
-            let x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
-            ((x ^ (x >> 16)) as f32 / u32::MAX as f32 - 0.5) * 3.0
-        };
-        let count: usize = shape.iter().product();
-        Tensor::from_vec((0..count).map(hash).collect(), shape, &Device::Cpu)
-    }
-
-    fn off(x: &Tensor, right: &Tensor) -> Result<f32> {
-        let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
-        let right = right.flatten_all()?;
-        let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
-        Ok((norm(&(x - &right)?)? / norm(&right)?.max(1e-20)).sqrt())
-    }
 
     /// On the GPU of `METAL_CANDLE_TEST_DEVICE`, if it is one of CUDA's.
     #[test]
@@ -143,9 +127,9 @@ mod tests {
             let options = Attention { scale: 0.1, causal: true, window, softcap: None, keys: mask };
             let run = |dtype: DType, device: &Device, together: bool| -> Result<[Tensor; 2]> {
                 let at = |x: Tensor| x.to_dtype(DType::BF16)?.to_dtype(dtype)?.to_device(device);
-                let qkv = at(noise(&[batch, len, width], 1)?)?;
-                let g = at(noise(&[batch, len, queries, dim], 2)?)?;
-                let angles = noise(&[len, rotary / 2], 3)?.to_device(device)?;
+                let qkv = at(noise(&[batch, len, width][..], 3.0, 1)?)?;
+                let g = at(noise(&[batch, len, queries, dim][..], 3.0, 2)?)?;
+                let angles = noise(&[len, rotary / 2][..], 3.0, 3)?.to_device(device)?;
                 let (cos, sin) = (angles.cos()?, angles.sin()?);
                 let (y, tape) = Tape::record(&[&qkv], || {
                     if together {

@@ -7,7 +7,10 @@ use crate::device;
 use crate::load::ModelDir;
 use crate::models::{Config, Model};
 use crate::train::metrics::{peak_memory_gb, reset_peak};
-use candle_core::Device;
+use candle_core::{DType, Device};
+use clap::ValueEnum;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,24 @@ pub struct JobModel {
     random_weights: bool,
     #[command(flatten)]
     compute: Compute,
+}
+
+/// Dtypes to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> DType {
+        match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        }
+    }
 }
 
 /// How results are told.
@@ -223,16 +244,8 @@ pub fn since_start() -> Duration {
     STARTED.get_or_init(Instant::now).elapsed()
 }
 
-/// Numbers from a generator: tokens that no model has seen.
+/// Random tokens, the same for a seed.
 pub fn tokens(seed: u64, vocab: usize, count: usize) -> Vec<u32> {
-    let mut state = seed;
-    let mut next = || {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..count).map(|_| (next() % vocab.max(1) as u64) as u32).collect()
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(0..vocab.max(1) as u32)).collect()
 }

@@ -3,10 +3,10 @@
 use super::super::compute::DeviceArg;
 use super::super::interrupt;
 use super::super::terminal::{self, Lines};
+use super::job::Dtype;
 use crate::matmul::{Backend, Entry, Rule, Shape, Table, measure};
 use anyhow::{Context, anyhow};
 use candle_core::DType;
-use clap::ValueEnum;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,24 +43,6 @@ pub struct Args {
     /// End with one JSON object on stdout, and nothing else there
     #[arg(long)]
     json: bool,
-}
-
-/// Dtypes of products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Dtype {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl From<Dtype> for DType {
-    fn from(dtype: Dtype) -> DType {
-        match dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-        }
-    }
 }
 
 /// What `--json` prints.

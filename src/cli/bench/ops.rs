@@ -3,11 +3,10 @@
 use super::super::compute::DeviceArg;
 use super::super::interrupt;
 use super::super::terminal::{self, Lines};
-use super::job::write_lines;
+use super::job::{Dtype, write_lines};
 use crate::device;
 use crate::ops::{self, Spec};
 use candle_core::{DType, Device, Result, Tensor, Var};
-use clap::ValueEnum;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -40,14 +39,6 @@ pub struct Args {
     /// End with one JSON object on stdout, and nothing else there
     #[arg(long)]
     json: bool,
-}
-
-/// Dtypes of ops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Dtype {
-    F32,
-    Bf16,
-    F16,
 }
 
 /// A line of `--results`: the fields of `benches/results`.
@@ -133,11 +124,7 @@ fn measure(
     device: &Device,
     seconds: f64,
 ) -> anyhow::Result<[Line; 2]> {
-    let (dtype, name) = match dtype {
-        Dtype::F32 => (DType::F32, "f32"),
-        Dtype::Bf16 => (DType::BF16, "bf16"),
-        Dtype::F16 => (DType::F16, "f16"),
-    };
+    let dtype = DType::from(dtype);
     let backward = pass != "fwd";
     let variable = |(i, x): (usize, Tensor)| match backward && op.trainable.contains(&i) {
         true => Ok(Var::from_tensor(&x)?.into_inner()),
@@ -174,7 +161,7 @@ fn measure(
             op: op.name,
             pass,
             shape: shape.join(" "),
-            dtype: name,
+            dtype: dtype.as_str(),
             provider,
             median_us: at(0.5),
             p20_us: at(0.2),

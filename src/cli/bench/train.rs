@@ -4,7 +4,7 @@ use super::super::interrupt;
 use super::job::{JobModel, Line, Subject, Told, begin_peak, since_start, timed, tokens};
 use crate::load::adapter::PeftConfig;
 use crate::models::Model;
-use crate::train::data::{Batch, IGNORED};
+use crate::train::data::Batch;
 use crate::train::memory::MemoryPlan;
 use crate::train::optim::{AdamW, AdamWConfig};
 use crate::train::step::{GradCheckpoint, Gradients, StepOptions, backward};
@@ -127,21 +127,7 @@ impl<'a> Steps<'a> {
     ) -> crate::Result<Self> {
         let vars = model.trainable();
         let optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
-        let input_ids = tokens(1, model.config.vocab_size, rows * len);
-        // The last position of a row has no target.
-        let target =
-            |i: usize| if (i + 1).is_multiple_of(len) { IGNORED } else { i64::from(input_ids[i + 1]) };
-        let batch = Batch {
-            targets: (0..rows * len).map(target).collect(),
-            lengths: vec![len; rows],
-            batch: rows,
-            seq_len: len,
-            rows: (0..rows).collect(),
-            tokens: rows * len,
-            target_tokens: rows * (len - 1),
-            documents: None,
-            input_ids,
-        };
+        let batch = Batch::full(tokens(1, model.config.vocab_size, rows * len), len);
         let options = StepOptions { grad_checkpoint, dropout_seed: None };
         Ok(Steps { model, vars, optimizer, batch, options })
     }

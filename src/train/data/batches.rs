@@ -44,6 +44,26 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Sequences of `len` tokens without padding, one after the other: the last position of each has no target.
+    pub fn full(input_ids: Vec<u32>, len: usize) -> Batch {
+        let rows = input_ids.len() / len.max(1);
+        let target = |i: usize| match (i + 1).is_multiple_of(len) {
+            true => IGNORED,
+            false => i64::from(input_ids[i + 1]),
+        };
+        Batch {
+            targets: (0..rows * len).map(target).collect(),
+            lengths: vec![len; rows],
+            batch: rows,
+            seq_len: len,
+            rows: (0..rows).collect(),
+            tokens: rows * len,
+            target_tokens: rows * len.saturating_sub(1),
+            documents: None,
+            input_ids,
+        }
+    }
+
     fn new(dataset: &Dataset, sequences: &[Vec<usize>], packed: bool) -> Batch {
         let lengths: Vec<usize> = sequences.iter().map(|rows| positions(dataset, rows)).collect();
         let seq_len = seq_len(dataset, &lengths);

@@ -380,3 +380,11 @@ fn packed_an_epoch_shows_every_row_once_in_fewer_sequences() {
         assert_eq!(other.next(), batches.next());
     }
 }
+
+#[test]
+fn a_full_batch_predicts_all_but_the_last_of_each_row() {
+    let batch = Batch::full(vec![1, 2, 3, 4, 5, 6], 3);
+    assert_eq!((batch.batch, batch.seq_len, batch.tokens, batch.target_tokens), (2, 3, 6, 4));
+    assert_eq!(batch.targets, [2, 3, IGNORED, 5, 6, IGNORED]);
+    assert_eq!((batch.lengths, batch.rows, batch.documents), (vec![3, 3], vec![0, 1], None));
+}
