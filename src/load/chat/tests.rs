@@ -75,7 +75,8 @@ fn values_print_as_python_prints_them() {
         ("{{ x.b | tojson(ensure_ascii=true) }}", r#""<\u00e9\ud83d\ude00\u007f\u0001\">""#),
         ("{{ x.a | tojson(indent=2) }}", "[\n  1e+16,\n  {},\n  []\n]"),
         ("{{ x | tojson(sort_keys=true, separators=(',', ':')) }}", ""),
-        ("{{ {1: none, true: 2} | tojson }}", r#"{"1": null, "true": 2}"#),
+        // Not `1` beside `true`: they are equal, and one key or two by the hash's luck.
+        ("{{ {1: none, false: 2} | tojson }}", r#"{"1": null, "false": 2}"#),
     ];
     for (source, wanted) in rows.into_iter().filter(|(_, wanted)| !wanted.is_empty()) {
         assert_eq!(show(source, json.clone()), wanted.replace("\\u{7f}", "\u{7f}"), "{source}");
