@@ -111,14 +111,14 @@ JOBS = [
         {"batch": 4, "length": 256, "rank": 8},
         BOTH,
         (OURS, "candle", *TORCH),
-        (Target(1.2, TORCH, bf16_ratio=1.0),),
+        (Target(1.5, TORCH),),
         memory=0.6,
     ),
     Job(
         "decode",
         {"prompt": 64, "tokens": 128},
         BOTH,
-        (OURS, "candle-transformers", *TORCH),
-        (Target(2.0, ("candle-transformers",)), Target(1.5, TORCH)),
+        (OURS, "candle-transformers", *TORCH, "llama.cpp", "mlx-lm"),
+        (Target(2.0, ("candle-transformers",)), Target(1.5, TORCH), Target(1.0, ("llama.cpp", "mlx-lm"))),
     ),
 ]

@@ -119,9 +119,10 @@ def installed(python, packages):
     return json.loads(output(python, "-c", code, *packages) or "{}")
 
 
-def built(*args, cwd=ROOT):
+def built(*args, cwd=ROOT, env=None):
     """Builds with Cargo; the paths of what it made, by name."""
     command = ["cargo", *args, "--message-format=json-render-diagnostics"]
-    lines = subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    how = {"cwd": cwd, "env": os.environ | (env or {}), "check": True, "text": True}
+    lines = subprocess.run(command, stdout=subprocess.PIPE, **how).stdout.splitlines()
     messages = [json.loads(line) for line in lines if line.startswith("{")]
     return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}

@@ -28,6 +28,13 @@ def mixed(seed, count):
     return h ^ (h >> 16)
 
 
+def peak_bytes():
+    """The most memory this process has held."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def spread(std):
     """What noise of a standard deviation is multiplied by."""
     return np.float32(std) * np.float32(3) ** np.float32(0.5)

@@ -42,13 +42,15 @@ def build():
     """Builds the Rust workers; their paths by name."""
     benches = ("--bench", "cpu", "--bench", "cpu_malloc")
     paths = built("bench", "--no-run", "--no-default-features", *benches)
-    return paths | built("build", "--release", cwd=HERE / "candle")
+    paths |= built("build", "--release", cwd=HERE / "candle")
+    return paths | built("build", "--release", cwd=HERE / "llama-cpp", env={"RUSTFLAGS": "-C target-cpu=native"})
 
 
 def providers(paths, python):
     """Each provider's command and the variant it is asked for."""
     ours, malloc, peer = [paths["cpu"]], [paths["cpu_malloc"]], [paths["candle-peer"]]
     torch = [python, "-W", "ignore", str(HERE / "torch_worker.py"), "cpu"]
+    llama_cpp, mlx_lm = [paths["llama-cpp-peer"]], [python, "-W", "ignore", str(HERE / "mlx_decode.py")]
     return {
         # Gradients of ops go through Candle's `backward`, as in a program of ops alone.
         "metal-candle": (ours, "ours_backward"),
@@ -60,6 +62,8 @@ def providers(paths, python):
         "candle-transformers": (peer, "default"),
         "torch": (torch, "eager"),
         "torch-compile": (torch, "compile"),
+        "llama.cpp": (llama_cpp, "default"),
+        "mlx-lm": (mlx_lm, "default"),
     }
 
 
@@ -209,7 +213,7 @@ class Bench:
     def model(self):
         """The model of the jobs, made once."""
         path = ROOT / "target" / "bench-model"
-        if not (path / "model.safetensors").exists():
+        if not (path / "model.safetensors").exists() and (path / "bf16.gguf").exists():
             subprocess.run([self.args.python, str(HERE / "make_model.py"), str(path)], check=True)
         return path
 
@@ -237,7 +241,7 @@ def device(threads):
 def about(args):
     """What every row says of the run."""
     versions = {"metal-candle": locked("metal-candle"), "candle": locked("candle-core")}
-    versions |= installed(args.python, ("torch", "transformers", "peft"))
+    versions |= installed(args.python, ("torch", "transformers", "peft", "mlx", "mlx_lm"))
     versions["rustc"] = output("rustc", "--version").split()[1]
     return {
         "device": device(args.threads),

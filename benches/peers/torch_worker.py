@@ -12,7 +12,7 @@ import time
 import torch
 
 import torch_ops
-from protocol import Cases, mixed, serve
+from protocol import Cases, mixed, peak_bytes, serve
 from torch_ops import DTYPES
 
 DEVICE = sys.argv[1]
@@ -241,12 +241,6 @@ def ceilings():
         found[f"matmul {name}"] = {"shape": f"{n}x{n}x{n}", "us": us, "tflops": 2 * n**3 / us / 1e6}
     drop()
     return found | {"device": torch.cuda.get_device_name()}
-
-
-def peak_bytes():
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 class Job:

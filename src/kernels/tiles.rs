@@ -2,8 +2,8 @@
 //!
 //! `C = A₁ B₁ + A₂ B₂ + ...`: the parts share one pass over the tiles of C, so that a low-rank update costs no second
 //! read or write of it. A is packed in panels of 14 rows, B in panels of 16 or 32 columns, in 32-bit words along k: a
-//! float, or two `bf16` that follow each other, as the instruction wants them. A task owns a run of columns, so that
-//! its packed B panel stays in its core's cache.
+//! float, or two `bf16` that follow each other, as the instruction wants them. A thread takes a panel of B after the
+//! other, so that the packed panel stays in its core's cache, and fetches what the next is made of while it computes.
 
 use super::cpu::{Simd, narrow, simd_level, uninit};
 use super::element::Element;
@@ -13,8 +13,11 @@ use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MR: usize = 14;
+/// Words of packed A that all columns pass over before the next rows are packed: what stays in a shared cache.
+const A_WORDS: usize = 1 << 20;
 
 /// What a product is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,30 +108,43 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
     };
 
     let out = Out { c: c.as_mut_ptr(), m, n };
-    let tile = |p: usize, q: usize, a: &[u32], b: &[u32]| {
+    let tile = |p: usize, q: usize, a: &[u32], b: &[u32], ahead: &mut Ahead| {
         let mut acc = [[[0f32; 16]; NV]; MR];
         let (a, b) = (&a[..words * MR], &b[..words * nr]);
         // SAFETY: `Kind::of` has seen the features; the panels hold `words` words of MR rows and of 16 NV columns.
         unsafe {
             match kind {
-                Kind::F32 => kernel_f32::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc),
-                Kind::Bf16 => kernel_bf16::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc),
+                Kind::F32 => kernel_f32::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc, ahead),
+                Kind::Bf16 => kernel_bf16::<NV>(words, a.as_ptr(), b.as_ptr(), &mut acc, ahead),
             }
         }
         out.store(p, q, nr, acc.as_flattened().as_flattened());
     };
     let threads = rayon::current_num_threads();
     if col_panels >= 2 * threads {
-        let mut a: Vec<u32> = uninit(row_panels * words * MR);
-        a.par_chunks_mut((words * MR).max(1)).enumerate().for_each(|(p, panel)| pack_a(p, panel));
-        let run = col_panels.div_ceil(4 * threads);
-        (0..col_panels.div_ceil(run)).into_par_iter().for_each(|task| {
-            let mut b: Vec<u32> = uninit(words * nr);
-            for q in task * run..col_panels.min((task + 1) * run) {
-                pack_b(q, &mut b);
-                (0..row_panels).for_each(|p| tile(p, q, &a[p * words * MR..], &b));
-            }
-        });
+        let block = (A_WORDS / (words * MR).max(1)).clamp(8, row_panels.max(8)).min(row_panels);
+        let mut a: Vec<u32> = uninit(block * words * MR);
+        for first in (0..row_panels).step_by(block) {
+            let here = first..row_panels.min(first + block);
+            let a = &mut a[..here.len() * words * MR];
+            a.par_chunks_mut((words * MR).max(1)).zip(here.clone()).for_each(|(panel, p)| pack_a(p, panel));
+            let free = AtomicUsize::new(0);
+            let take = || Some(free.fetch_add(1, Ordering::Relaxed)).filter(|q| *q < col_panels);
+            (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+                let mut b: Vec<u32> = uninit(words * nr);
+                let mut panel = take();
+                while let Some(q) = panel {
+                    pack_b(q, &mut b);
+                    panel = take();
+                    // Low-rank parts are small, and in the cache.
+                    let mut ahead =
+                        panel.map_or(Ahead::default(), |q| Ahead::new(parts[0].1, parts[0].2, q * nr, nr, n));
+                    for (a, p) in a.chunks_exact((words * MR).max(1)).zip(here.clone()) {
+                        tile(p, q, a, &b, &mut ahead);
+                    }
+                }
+            });
+        }
     } else {
         let mut b: Vec<u32> = uninit(col_panels * words * nr);
         b.par_chunks_mut((words * nr).max(1)).enumerate().for_each(|(q, panel)| pack_b(q, panel));
@@ -138,9 +154,50 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
             || uninit(words * MR),
             |a, p| {
                 pack_a(p, a);
-                (0..col_panels).for_each(|q| tile(p, q, a, &b[q * words * nr..]));
+                (0..col_panels).for_each(|q| tile(p, q, a, &b[q * words * nr..], &mut Ahead::default()));
             },
         );
+    }
+}
+
+/// Memory that is fetched into the cache a line at a time: `runs` runs of `bytes`, `stride` bytes apart.
+#[derive(Default)]
+struct Ahead {
+    at: usize,
+    bytes: usize,
+    stride: usize,
+    runs: usize,
+    done: usize,
+}
+
+impl Ahead {
+    const LINE: usize = 64;
+
+    /// What columns from `first` on of `b`, `k` rows by `n`, are packed from.
+    fn new(b: Operand<'_>, k: usize, first: usize, columns: usize, n: usize) -> Self {
+        let (at, rs, cs, size) = match b {
+            Operand::F32(b) => (b.data.as_ptr() as usize, b.rs, b.cs, 4),
+            Operand::Bf16(b) => (b.data.as_ptr() as usize, b.rs, b.cs, 2),
+        };
+        let columns = columns.min(n - first);
+        let at = at + first * cs * size;
+        match rs {
+            1 => Ahead { at, bytes: k * size, stride: cs * size, runs: columns, done: 0 },
+            _ => Ahead { at, bytes: columns * size, stride: rs * size, runs: k, done: 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self) {
+        if self.runs == 0 {
+            return;
+        }
+        // SAFETY: a prefetch of any address has no effect that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>((self.at + self.done) as *const i8) };
+        self.done += Self::LINE;
+        if self.done >= self.bytes {
+            (self.at, self.runs, self.done) = (self.at + self.stride, self.runs - 1, 0);
+        }
     }
 }
 
@@ -379,11 +436,13 @@ macro_rules! kernel {
             mut a: *const u32,
             mut b: *const u32,
             acc: &mut [[[f32; 16]; NV]; MR],
+            ahead: &mut Ahead,
         ) {
             // SAFETY: the caller hands `words` packed words of MR rows and of 16 NV columns.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); NV]; MR];
                 for _ in 0..words {
+                    ahead.fetch();
                     let mut right = [_mm512_setzero_si512(); NV];
                     for (v, right) in right.iter_mut().enumerate() {
                         *right = _mm512_loadu_si512(b.add(16 * v).cast());
