@@ -137,7 +137,14 @@ pub(crate) fn max<T: Element>(row: &[T]) -> f32 {
         let v = v.to_f32();
         *best = if v > *best { v } else { *best };
     }
-    lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// `out = e^(row - shift)`, and its sum.
@@ -156,6 +163,24 @@ pub(crate) fn exp_sum<T: Element>(row: &[T], shift: f32, out: &mut [f32]) -> f32
     for ((o, v), sum) in out[whole..].iter_mut().zip(&row[whole..]).zip(&mut lanes) {
         *o = exp(v.to_f32() - shift);
         *sum += *o;
+    }
+    sum_lanes(lanes)
+}
+
+/// [`exp_sum`] of a row into itself.
+#[inline(always)]
+pub(crate) fn exp_sum_in_place(row: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = row.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (v, sum) in chunk.iter_mut().zip(&mut lanes) {
+            *v = exp(*v - shift);
+            *sum += *v;
+        }
+    }
+    for (v, sum) in chunks.into_remainder().iter_mut().zip(&mut lanes) {
+        *v = exp(*v - shift);
+        *sum += *v;
     }
     sum_lanes(lanes)
 }

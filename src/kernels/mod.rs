@@ -2,6 +2,7 @@
 //! row helpers and matrix products. Nothing here knows an op.
 
 pub(crate) mod add;
+pub(crate) mod blocks;
 #[cfg(any(feature = "cuda", feature = "host"))]
 mod cache;
 pub(crate) mod casts;

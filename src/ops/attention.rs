@@ -17,6 +17,7 @@ use super::Spec;
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::group_memory;
 use crate::kernels::element::Element;
+use crate::kernels::gemm::Mat;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use crate::kernels::gpu::{Buffer, Gpu};
 #[cfg(any(feature = "metal", feature = "host"))]
@@ -27,6 +28,7 @@ use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::Error;
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+
 use std::sync::{Arc, OnceLock};
 
 /// Which keys a query may see, beside causality and the window.
@@ -247,6 +249,12 @@ impl<'a, T: Element> Heads<'a, T> {
             }
         });
         out
+    }
+
+    /// One head's rows from `t` on, `(T, D)`.
+    fn rows(&self, b: usize, h: usize, t: usize) -> Mat<'a, T> {
+        let at = b * self.strides[0] + h * self.strides[1] + t * self.strides[2];
+        Mat { data: &self.data[at..], rs: self.strides[2], cs: 1 }
     }
 }
 

@@ -14,18 +14,14 @@ simd! {
     }
 
     /// Scores to probabilities, and `dp` to `ds`, over the keys seen; zero elsewhere.
-    fn score_grads<>(s: &mut [f32], dp: &mut [f32], from: usize, to: usize, max: f32, inverse_sum: f32, delta: f32, cap: f32) {
-        let n = s.len();
-        s[..from].fill(0.0);
-        dp[..from].fill(0.0);
-        s[to..].fill(0.0);
-        dp[to..n].fill(0.0);
-        for (s, dp) in s[from..to].iter_mut().zip(&mut dp[from..to]) {
+    fn score_grads<>(s: &mut [f32], dp: &mut [f32], from: u32, to: u32, max: f32, inverse_sum: f32, delta: f32, cap: f32) {
+        for (i, (s, dp)) in (0u32..).zip(s.iter_mut().zip(dp)) {
+            let seen = i >= from && i < to;
             let p = exp(*s - max) * inverse_sum;
             // d tanh(x / c) c / dx = 1 - (capped / c)²; without a cap, 1 / cap is 0.
             let bend = 1.0 - (*s * cap) * (*s * cap);
-            *dp = p * (*dp - delta) * bend;
-            *s = p;
+            *dp = if seen { p * (*dp - delta) * bend } else { 0.0 };
+            *s = if seen { p } else { 0.0 };
         }
     }
 
@@ -147,7 +143,7 @@ impl Task<'_> {
                         let (from, to) = (from.clamp(&j, &(j + cols)) - j, to.clamp(&j, &(j + cols)) - j);
                         let (RowStats { max, inverse_sum }, delta) =
                             (self.stats[row + r], self.delta[row + r]);
-                        score_grads(s, dp, from, to.max(from), max, inverse_sum, delta, inverse_cap);
+                        score_grads(s, dp, from as u32, to as u32, max, inverse_sum, delta, inverse_cap);
                     }
                     let (p, ds) = (Mat::rows(&s, KEYS), Mat::rows(&dp, KEYS));
                     gemm_f32((cols, d, rows), 1.0, p.t(), g, true, dv, d, 1);

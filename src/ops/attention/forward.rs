@@ -1,13 +1,14 @@
 //! The forward pass: tiles of queries by tiles of keys, and a path for a few queries over a long cache.
 
 use super::{Attention, Dims, Heads, RowStats};
+use crate::kernels::blocks::{Blocks, ROWS, product};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
-use crate::kernels::gemm::{Mat, gemm_f32};
+use crate::kernels::gemm::Mat;
 use rayon::prelude::*;
 
 /// Queries and keys in a tile.
-pub(super) const QUERIES: usize = 64;
+pub(super) const QUERIES: usize = 4 * ROWS;
 pub(super) const KEYS: usize = 128;
 
 simd! {
@@ -18,20 +19,16 @@ simd! {
         }
     }
 
-    /// One row of scores, masked outside `from..to`, to `e^(s - max)`; the running maximum and sum.
+    /// One row of scores, those outside `from..to` masked, to `e^(s - max)`; the running maximum and sum.
     fn online_softmax<>(s: &mut [f32], from: usize, to: usize, max: f32, sum: f32) -> (f32, f32) {
-        let new = cpu::max(&s[from..to]);
+        // Whole rows have no tails, which cost more than what is masked.
+        s[..from].fill(f32::NEG_INFINITY);
+        s[to..].fill(f32::NEG_INFINITY);
+        let new = cpu::max(s);
         let new = if new > max { new } else { max };
-        s[..from].fill(0.0);
-        s[to..].fill(0.0);
         // A row that has seen nothing but -inf keeps a finite shift, so that no NaN arises of inf - inf.
         let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
-        let seen = &mut s[from..to];
-        for s in seen.iter_mut() {
-            *s = exp(*s - shift);
-        }
-        let seen = &*seen;
-        (new, sum * exp(max - shift) + cpu::sum_by(seen.len(), |i| seen[i]))
+        (new, sum * exp(max - shift) + cpu::exp_sum_in_place(s, shift))
     }
 
     /// `y *= s`.
@@ -89,7 +86,12 @@ pub(super) fn tiled<T: Element>(
     v: Heads<'_, T>,
 ) -> (Vec<f32>, Vec<RowStats>) {
     let Dims { b, h, hkv, tq, tk, d } = *dims;
-    let (k, v) = (k.widen(b, hkv, tk), v.widen(b, hkv, tk));
+    let blocks = Blocks::of::<T>();
+    let keys = |i: usize| {
+        let (k, v) = (k.rows(i / hkv, i % hkv, 0), v.rows(i / hkv, i % hkv, 0));
+        (blocks.right(k.t(), d, tk), blocks.right(v, tk, d))
+    };
+    let keys: Vec<_> = (0..b * hkv).into_par_iter().map(keys).collect();
     let mut y: Vec<f32> = uninit(b * h * tq * d);
     let mut stats = vec![RowStats::default(); b * h * tq];
     let tiles: Vec<_> = y
@@ -103,35 +105,24 @@ pub(super) fn tiled<T: Element>(
         .collect();
     tiles.into_par_iter().for_each(|(head, first, y, stats)| {
         let (batch, kv) = (head / h, head / h * hkv + head % h / dims.group());
-        let (k, v) = (&k[kv * tk * d..][..tk * d], &v[kv * tk * d..][..tk * d]);
+        let (k, v) = &keys[kv];
         let rows = stats.len();
-        let mut queries = vec![0f32; rows * d];
-        for (i, row) in queries.chunks_exact_mut(d).enumerate() {
-            cpu::widen(q.row(batch, head % h, first + i), row);
-        }
         let seen: Vec<_> = (0..rows).map(|i| options.visible(dims, batch, first + i)).collect();
-        let from = seen.iter().map(|s| s.0).min().unwrap_or(0);
+        let from = seen.iter().map(|s| s.0).min().unwrap_or(0) / KEYS * KEYS;
         let to = seen.iter().map(|s| s.1).max().unwrap_or(0);
-        let mut scores = vec![0f32; rows * KEYS];
+        let queries = q.rows(batch, head % h, first);
+        let queries = blocks.left(queries, rows, d);
+        let mut scores: Vec<f32> = uninit(rows * KEYS);
         let mut running = vec![(f32::NEG_INFINITY, 0f32); rows];
         y.fill(0.0);
         for j in (from..to).step_by(KEYS) {
             let cols = KEYS.min(to - j);
-            let keys = Mat::rows(&k[j * d..], d).t();
-            gemm_f32(
-                (rows, cols, d),
-                options.scale,
-                Mat::rows(&queries, d),
-                keys,
-                false,
-                &mut scores,
-                KEYS,
-                1,
-            );
+            let scale = options.scale;
+            product((&queries, 0..rows, 0), (k, j..j + cols, 0), d, scale, false, &mut scores, KEYS);
             for (i, (max, sum)) in running.iter_mut().enumerate() {
-                let row = &mut scores[i * KEYS..][..cols];
+                let row = &mut scores[i * KEYS..][..KEYS];
                 if let Some(cap) = options.softcap {
-                    cap_scores(row, cap);
+                    cap_scores(&mut row[..cols], cap);
                 }
                 let (from, to) = (seen[i].0.clamp(j, j + cols) - j, seen[i].1.clamp(j, j + cols) - j);
                 let (new_max, new_sum) = online_softmax(row, from, to.max(from), *max, *sum);
@@ -140,8 +131,8 @@ pub(super) fn tiled<T: Element>(
                 }
                 (*max, *sum) = (new_max, new_sum);
             }
-            let values = Mat::rows(&v[j * d..], d);
-            gemm_f32((rows, d, cols), 1.0, Mat::rows(&scores, KEYS), values, true, y, d, 1);
+            let p = blocks.left(Mat::rows(&scores, KEYS), rows, cols);
+            product((&p, 0..rows, 0), (v, 0..d, j), cols, 1.0, true, y, d);
         }
         for (i, (max, sum)) in running.into_iter().enumerate() {
             stats[i] = RowStats::new(max, sum);

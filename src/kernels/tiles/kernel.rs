@@ -1,0 +1,153 @@
+//! The loops over a tile, and over rows for one row.
+
+use super::ahead::Ahead;
+use super::{Kind, MR};
+use candle_core::WithDType;
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`, both of the kind's element.
+pub(in crate::kernels) fn dots<T: WithDType>(kind: Kind, x: &[T], w: &[T], y: &mut [f32]) {
+    assert!(Kind::of(T::DTYPE) == Some(kind) && w.len() == x.len() * y.len());
+    // SAFETY: `Kind::of` has seen the features, and `w` holds a row for each result.
+    unsafe {
+        match kind {
+            Kind::F32 => dots_f32(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
+            Kind::Bf16 => dots_bf16(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
+        }
+    }
+}
+
+macro_rules! dots {
+    ($name:ident, $feature:literal, $T:ty, $lanes:literal, $load:expr, $load_tail:expr, $fma:expr) => {
+        /// Four rows at a time, two sums each.
+        #[target_feature(enable = $feature)]
+        unsafe fn $name(k: usize, x: *const $T, w: *const $T, y: &mut [f32]) {
+            const ROWS: usize = 4;
+            let whole = k - k % (2 * $lanes);
+            // SAFETY: whole vectors end before `k`, and masks keep the others inside it.
+            unsafe {
+                for (j, y) in y.chunks_mut(ROWS).enumerate() {
+                    // A last run of fewer rows computes its last row again.
+                    let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * k);
+                    let rows: [*const $T; ROWS] = std::array::from_fn(row);
+                    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                    for i in (0..whole).step_by(2 * $lanes) {
+                        let (a, b) = ($load(x.add(i)), $load(x.add(i + $lanes)));
+                        for r in 0..ROWS {
+                            sums[r][0] = $fma(sums[r][0], a, $load(rows[r].add(i)));
+                            sums[r][1] = $fma(sums[r][1], b, $load(rows[r].add(i + $lanes)));
+                        }
+                    }
+                    for i in (whole..k).step_by($lanes) {
+                        let left = (k - i).min($lanes);
+                        let a = $load_tail(x.add(i), left);
+                        for r in 0..ROWS {
+                            sums[r][0] = $fma(sums[r][0], a, $load_tail(rows[r].add(i), left));
+                        }
+                    }
+                    for (y, sum) in y.iter_mut().zip(&sums) {
+                        *y = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+                    }
+                }
+            }
+        }
+    };
+}
+
+dots!(
+    dots_f32,
+    "avx512f,fma",
+    f32,
+    16,
+    |p: *const f32| _mm512_loadu_ps(p),
+    |p: *const f32, n: usize| _mm512_maskz_loadu_ps(((1u32 << n) - 1) as u16, p),
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+);
+dots!(
+    dots_bf16,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+    bf16,
+    32,
+    |p: *const bf16| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())),
+    |p: *const bf16, n: usize| std::mem::transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16(
+        ((1u64 << n) - 1) as u32,
+        p.cast()
+    )),
+    |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
+);
+
+/// One tile: `acc = a b` of a panel of rows and one of columns, `words` words along what they share.
+pub(super) fn tile<const NV: usize>(
+    kind: Kind,
+    words: usize,
+    a: &[u32],
+    b: &[u32],
+    acc: &mut [[[f32; 16]; NV]; MR],
+    ahead: &mut Ahead,
+) {
+    let (a, b) = (&a[..words * MR], &b[..words * 16 * NV]);
+    // SAFETY: `Kind::of` has seen the features; the panels hold `words` words of MR rows and of 16 NV columns.
+    unsafe {
+        match kind {
+            Kind::F32 => kernel_f32::<NV>(words, a.as_ptr(), b.as_ptr(), acc, ahead),
+            Kind::Bf16 => kernel_bf16::<NV>(words, a.as_ptr(), b.as_ptr(), acc, ahead),
+        }
+    }
+}
+
+macro_rules! kernel {
+    ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {
+        /// `acc = sum over words of a[word][i] b[word][j]`.
+        #[target_feature(enable = $feature)]
+        unsafe fn $name<const NV: usize>(
+            words: usize,
+            mut a: *const u32,
+            mut b: *const u32,
+            acc: &mut [[[f32; 16]; NV]; MR],
+            ahead: &mut Ahead,
+        ) {
+            // SAFETY: the caller hands `words` packed words of MR rows and of 16 NV columns.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+                for _ in 0..words {
+                    ahead.fetch();
+                    let mut right = [_mm512_setzero_si512(); NV];
+                    for (v, right) in right.iter_mut().enumerate() {
+                        *right = _mm512_loadu_si512(b.add(16 * v).cast());
+                    }
+                    for i in 0..MR {
+                        let $a = *a.add(i);
+                        let left = $broadcast;
+                        for v in 0..NV {
+                            let $b = right[v];
+                            sums[i][v] = $fma(sums[i][v], left, $load);
+                        }
+                    }
+                    a = a.add(MR);
+                    b = b.add(16 * NV);
+                }
+                for (row, sums) in acc.iter_mut().zip(&sums) {
+                    for (out, sum) in row.iter_mut().zip(sums) {
+                        _mm512_storeu_ps(out.as_mut_ptr(), *sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernel!(
+    kernel_f32,
+    "avx512f,fma",
+    b => _mm512_castsi512_ps(b),
+    a => _mm512_set1_ps(f32::from_bits(a)),
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+);
+kernel!(
+    kernel_bf16,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+    b => std::mem::transmute::<__m512i, __m512bh>(b),
+    a => std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(a as i32)),
+    |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
+);
