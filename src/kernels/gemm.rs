@@ -216,6 +216,17 @@ simd! {
     }
 }
 
+/// Dot products of `x` with rows of `w`, `stride` apart, where this CPU has instructions for products of their elements.
+pub(crate) fn own_dots<T: Element>(x: &[T], w: &[T], stride: usize, y: &mut [f32]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kind) = Kind::of(T::DTYPE) {
+        super::tiles::dots(kind, x, w, stride, y);
+        return true;
+    }
+    let _ = (x, w, stride, y);
+    false
+}
+
 /// The most rows that [`matmul`] computes each as if it were alone, to the last bit.
 const FEW: usize = 4;
 
@@ -238,7 +249,7 @@ fn gemv<T: Element>(
     let products = |i: usize, rows: &[T], out: &mut [f32]| {
         #[cfg(target_arch = "x86_64")]
         if let Some(kind) = Kind::of(T::DTYPE) {
-            return super::tiles::dots(kind, &x.data[i * x.rs..][..k], rows, out);
+            return super::tiles::dots(kind, &x.data[i * x.rs..][..k], rows, k, out);
         }
         #[cfg(target_arch = "x86_64")]
         if T::DTYPE == DType::F16 && super::halves::available() {

@@ -6,14 +6,15 @@ use candle_core::WithDType;
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Dot products of `x` with each row of `w`, `y.len()` rows of `x.len()`, both of the kind's element.
-pub(in crate::kernels) fn dots<T: WithDType>(kind: Kind, x: &[T], w: &[T], y: &mut [f32]) {
-    assert!(Kind::of(T::DTYPE) == Some(kind) && w.len() == x.len() * y.len());
+/// Dot products of `x` with rows of `w`, `stride` apart, both of the kind's element.
+pub(in crate::kernels) fn dots<T: WithDType>(kind: Kind, x: &[T], w: &[T], stride: usize, y: &mut [f32]) {
+    let Some(last) = y.len().checked_sub(1) else { return };
+    assert!(Kind::of(T::DTYPE) == Some(kind) && last * stride + x.len() <= w.len());
     // SAFETY: `Kind::of` has seen the features, and `w` holds a row for each result.
     unsafe {
         match kind {
-            Kind::F32 => dots_f32(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
-            Kind::Bf16 => dots_bf16(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), y),
+            Kind::F32 => dots_f32(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), stride, y),
+            Kind::Bf16 => dots_bf16(x.len(), x.as_ptr().cast(), w.as_ptr().cast(), stride, y),
         }
     }
 }
@@ -22,14 +23,14 @@ macro_rules! dots {
     ($name:ident, $feature:literal, $T:ty, $lanes:literal, $load:expr, $load_tail:expr, $fma:expr) => {
         /// Four rows at a time, two sums each.
         #[target_feature(enable = $feature)]
-        unsafe fn $name(k: usize, x: *const $T, w: *const $T, y: &mut [f32]) {
+        unsafe fn $name(k: usize, x: *const $T, w: *const $T, stride: usize, y: &mut [f32]) {
             const ROWS: usize = 4;
             let whole = k - k % (2 * $lanes);
             // SAFETY: whole vectors end before `k`, and masks keep the others inside it.
             unsafe {
                 for (j, y) in y.chunks_mut(ROWS).enumerate() {
                     // A last run of fewer rows computes its last row again.
-                    let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * k);
+                    let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * stride);
                     let rows: [*const $T; ROWS] = std::array::from_fn(row);
                     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
                     for i in (0..whole).step_by(2 * $lanes) {

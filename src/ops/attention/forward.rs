@@ -4,7 +4,7 @@ use super::{Attention, Dims, Heads, RowStats};
 use crate::kernels::blocks::{Blocks, ROWS, product};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
-use crate::kernels::gemm::Mat;
+use crate::kernels::gemm::{Mat, own_dots};
 use rayon::prelude::*;
 
 /// Queries and keys in a tile.
@@ -164,18 +164,21 @@ pub(super) fn few_queries<T: Element>(
             if from >= to {
                 continue;
             }
-            cpu::widen(q.row(batch, kv * group + i / tq, i % tq), &mut query);
-            scale_row(&mut query, options.scale);
             let row = &mut row[..to - from];
-            let at = batch * k.strides[0] + kv * k.strides[1] + from * k.strides[2];
-            scores(&query, &k.data[at..], k.strides[2], row);
+            let (q, k) = (q.row(batch, kv * group + i / tq, i % tq), k.rows(batch, kv, from));
+            if own_dots(q, k.data, k.rs, row) {
+                scale_row(row, options.scale);
+            } else {
+                cpu::widen(q, &mut query);
+                scale_row(&mut query, options.scale);
+                scores(&query, k.data, k.rs, row);
+            }
             if let Some(cap) = options.softcap {
                 cap_scores(row, cap);
             }
             let (max, sum) = online_softmax(row, 0, to - from, f32::NEG_INFINITY, 0.0);
-            let at = batch * v.strides[0] + kv * v.strides[1] + from * v.strides[2];
-            let y = &mut y[i * d..][..d];
-            weighted_sum(row, &v.data[at..], v.strides[2], y);
+            let (v, y) = (v.rows(batch, kv, from), &mut y[i * d..][..d]);
+            weighted_sum(row, v.data, v.rs, y);
             stats[i] = RowStats::new(max, sum);
             scale_row(y, stats[i].inverse_sum);
         }
