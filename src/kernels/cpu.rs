@@ -4,6 +4,7 @@
 //! for AVX2 and for the build's own target, and picks one when it is called.
 
 use super::element::{Element, exp};
+use candle_core::WithDType;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -190,7 +191,7 @@ pub(crate) fn exp_sum_in_place(row: &mut [f32], shift: f32) -> f32 {
 /// Its content is arbitrary until then: zeroing would cost one more pass over memory that is about to be
 /// written whole.
 #[allow(clippy::uninit_vec)]
-pub(crate) fn uninit<T: candle_core::WithDType>(n: usize) -> Vec<T> {
+pub(crate) fn uninit<T: WithDType>(n: usize) -> Vec<T> {
     let mut v = Vec::with_capacity(n);
     // SAFETY: the elements are plain numbers, for which every bit pattern is a value, and every caller
     // writes all of them before one is read.
@@ -272,19 +273,68 @@ pub(crate) fn par_sum_rows(
 }
 
 simd! {
-    /// Widens a row.
-    fn widen<T>(x: &[T], out: &mut [f32]) {
+    fn widen_row<T>(x: &[T], out: &mut [f32]) {
         for (o, v) in out.iter_mut().zip(x) {
             *o = v.to_f32();
         }
     }
 
-    /// Narrows a row.
-    fn narrow<T>(x: &[f32], out: &mut [T]) {
+    fn narrow_row<T>(x: &[f32], out: &mut [T]) {
         for (o, v) in out.iter_mut().zip(x) {
             *o = T::from_f32(*v);
         }
     }
+}
+
+/// Whether this CPU converts elements `T`, which plain loops convert by integer arithmetic, by an instruction.
+pub(crate) fn converts<T: Element>() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return T::DTYPE == candle_core::DType::F16 && super::halves::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Widens a row.
+pub(crate) fn widen<T: Element>(x: &[T], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if converts::<T>() {
+        return super::halves::widen(same(x), out);
+    }
+    widen_row(x, out)
+}
+
+/// Narrows a row.
+pub(crate) fn narrow<T: Element>(x: &[f32], out: &mut [T]) {
+    #[cfg(target_arch = "x86_64")]
+    if converts::<T>() {
+        return super::halves::narrow(x, same_mut(out));
+    }
+    narrow_row(x, out)
+}
+
+/// `f(x, y)` for each row, where `f` is of `f32` and `T` is converted by an instruction.
+pub(crate) fn rows_in_f32<T: Element>(x: &[T], y: &mut [T], cols: usize, f: impl Fn(&[f32], &mut [f32])) {
+    let (mut wide, mut result) = (uninit(cols), uninit(cols));
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        widen(x, &mut wide);
+        f(&wide, &mut result);
+        narrow(&result, y);
+    }
+}
+
+/// The same slice, when `T` and `U` are one type.
+pub(super) fn same<T: WithDType, U: WithDType>(x: &[T]) -> &[U] {
+    assert_eq!(T::DTYPE, U::DTYPE);
+    // SAFETY: equal dtypes are equal types.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// As [`same`].
+#[cfg(target_arch = "x86_64")]
+fn same_mut<T: WithDType, U: WithDType>(x: &mut [T]) -> &mut [U] {
+    assert_eq!(T::DTYPE, U::DTYPE);
+    // SAFETY: equal dtypes are equal types.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
 /// `x` in `f32`.

@@ -89,7 +89,7 @@ pub(crate) type LowRank<'a> = (Mat<'a, f32>, Mat<'a, f32>, usize);
 /// The kind of tiles for a product, where the CPU has them and the product is large enough to pay for packing.
 #[cfg(target_arch = "x86_64")]
 fn worth_tiles<T: WithDType>(m: usize, n: usize, k: usize) -> Option<Kind> {
-    Kind::of(T::DTYPE).filter(|_| m > FEW && m * n * k >= 16 * 16 * 16)
+    Kind::packed(T::DTYPE).filter(|_| m > FEW && m * n * k >= 16 * 16 * 16)
 }
 
 /// `x w (+ t e)`: `x` is `m x k`, `w` is `k x n`, of one element type, accumulated in `f32`.
@@ -253,7 +253,10 @@ fn gemv<T: Element>(
         }
         #[cfg(target_arch = "x86_64")]
         if T::DTYPE == DType::F16 && super::halves::available() {
-            return super::halves::dots(&wide[i * k..][..k], cast(Mat::rows(rows, k)).data, out);
+            return match Kind::packed(DType::F16) {
+                Some(_) => super::tiles::dots_of_halves(&wide[i * k..][..k], cpu::same(rows), k, out),
+                None => super::halves::dots(&wide[i * k..][..k], cpu::same(rows), out),
+            };
         }
         dots(&wide[i * k..][..k], rows, out)
     };
@@ -373,10 +376,7 @@ pub(crate) fn thin_product<T: Element>(
 
 /// The same matrix, when `T` and `U` are one type.
 pub(super) fn cast<T: WithDType, U: WithDType>(x: Mat<'_, T>) -> Mat<'_, U> {
-    assert_eq!(T::DTYPE, U::DTYPE);
-    // SAFETY: equal dtypes are equal types.
-    let data = unsafe { std::slice::from_raw_parts(x.data.as_ptr().cast::<U>(), x.data.len()) };
-    Mat { data, rs: x.rs, cs: x.cs }
+    Mat { data: cpu::same(x.data), rs: x.rs, cs: x.cs }
 }
 
 /// The same vector, when `T` and `U` are one type.

@@ -1,6 +1,7 @@
 //! `f16` on x86-64 CPUs that widen it by an instruction (F16C): dot products of a row with rows of weights.
 
 use super::cpu::{Simd, simd_level};
+use super::element::Element;
 use half::f16;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
@@ -16,6 +17,49 @@ pub(super) fn dots(x: &[f32], w: &[f16], y: &mut [f32]) {
     assert!(available() && w.len() == x.len() * y.len());
     // SAFETY: `available` has seen the features.
     unsafe { dots_of_rows(x, w, y) }
+}
+
+/// `x` in `f32`.
+pub(super) fn widen(x: &[f16], out: &mut [f32]) {
+    assert!(available() && x.len() == out.len());
+    // SAFETY: `available` has seen the features.
+    unsafe { widen_all(x, out) }
+}
+
+/// `x` rounded, ties to even.
+pub(super) fn narrow(x: &[f32], out: &mut [f16]) {
+    assert!(available() && x.len() == out.len());
+    // SAFETY: `available` has seen the features.
+    unsafe { narrow_all(x, out) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_all(x: &[f16], out: &mut [f32]) {
+    let (chunks, tail) = x.as_chunks::<8>();
+    let (wide, rest) = out.as_chunks_mut::<8>();
+    for (x, out) in chunks.iter().zip(wide) {
+        // SAFETY: eight of each.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()))) };
+    }
+    for (x, out) in tail.iter().zip(rest) {
+        *out = Element::to_f32(*x);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow_all(x: &[f32], out: &mut [f16]) {
+    let (chunks, tail) = x.as_chunks::<8>();
+    let (short, rest) = out.as_chunks_mut::<8>();
+    for (x, out) in chunks.iter().zip(short) {
+        // SAFETY: eight of each.
+        unsafe {
+            let x = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.as_ptr()));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), x);
+        }
+    }
+    for (x, out) in tail.iter().zip(rest) {
+        *out = Element::from_f32(*x);
+    }
 }
 
 /// Four rows at a time, two sums each.
@@ -56,7 +100,35 @@ fn dots_of_rows(x: &[f32], w: &[f16], y: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::element::Element;
+
+    #[test]
+    fn conversions_are_those_of_elements() {
+        if !available() {
+            return;
+        }
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        for from in [0, 3] {
+            let mut wide = vec![0f32; halves.len() - from];
+            widen(&halves[from..], &mut wide);
+            for (wide, half) in wide.iter().zip(&halves[from..]) {
+                let known = Element::to_f32(*half);
+                assert!(
+                    wide.to_bits() == known.to_bits() || wide.is_nan() && known.is_nan(),
+                    "{half}: {wide}"
+                );
+            }
+        }
+        let wide: Vec<f32> = (0..u32::MAX / 9973).map(|i| f32::from_bits(i * 9973)).collect();
+        let mut short = vec![f16::ZERO; wide.len()];
+        narrow(&wide, &mut short);
+        for (wide, short) in wide.iter().zip(&short) {
+            let known: f16 = Element::from_f32(*wide);
+            assert!(
+                short.to_bits() == known.to_bits() || short.is_nan() && known.is_nan(),
+                "{wide}: {short}"
+            );
+        }
+    }
 
     #[test]
     fn dot_products_of_all_lengths() {

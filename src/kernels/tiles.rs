@@ -15,8 +15,8 @@ use super::element::Element;
 use super::gemm::Mat;
 use ahead::Ahead;
 use candle_core::{DType, WithDType};
-use half::bf16;
-pub(super) use kernel::dots;
+use half::{bf16, f16};
+pub(super) use kernel::{dots, dots_of_halves};
 use pack::pack;
 pub(super) use panels::{COLUMNS, Panels, ROWS, product};
 use rayon::prelude::*;
@@ -47,24 +47,34 @@ impl Kind {
         }
     }
 
+    /// The kind that elements of `dtype` are packed for.
+    pub fn packed(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F16 if super::halves::available() => Kind::of(DType::F32),
+            dtype => Kind::of(dtype),
+        }
+    }
+
     /// Words along k.
     fn words(self, k: usize) -> usize {
         if self == Kind::F32 { k } else { k.div_ceil(2) }
     }
 }
 
-/// A factor. An `f32` factor of a `bf16` product is rounded when it is packed.
+/// A factor. An `f32` factor of a `bf16` product is rounded when it is packed, one of `f16` is widened.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'a> {
     F32(Mat<'a, f32>),
+    F16(Mat<'a, f16>),
     Bf16(Mat<'a, bf16>),
 }
 
 impl<'a> Operand<'a> {
-    /// The matrix, when its elements are `f32` or `bf16`.
+    /// The matrix.
     pub fn new<T: WithDType>(x: Mat<'a, T>) -> Self {
         match T::DTYPE {
             DType::BF16 => Operand::Bf16(super::gemm::cast(x)),
+            DType::F16 => Operand::F16(super::gemm::cast(x)),
             _ => Operand::F32(super::gemm::cast(x)),
         }
     }
@@ -72,6 +82,7 @@ impl<'a> Operand<'a> {
     fn t(self) -> Self {
         match self {
             Operand::F32(x) => Operand::F32(x.t()),
+            Operand::F16(x) => Operand::F16(x.t()),
             Operand::Bf16(x) => Operand::Bf16(x.t()),
         }
     }

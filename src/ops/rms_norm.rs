@@ -180,7 +180,11 @@ impl FusedOp<2> for RmsNorm {
             let data = x.slice::<T>()?;
             let mut y = uninit::<T>(data.len());
             par_rows(&mut y, w.len(), |row, y| {
-                rms_norm_rows(&data[row * w.len()..][..y.len()], &w, y, self.eps)
+                let x = &data[row * w.len()..][..y.len()];
+                match cpu::converts::<T>() {
+                    true => cpu::rows_in_f32(x, y, w.len(), |x, y| rms_norm_rows(x, &w, y, self.eps)),
+                    false => rms_norm_rows(x, &w, y, self.eps),
+                }
             });
             Ok((super::storage(y), x.shape()))
         })

@@ -124,7 +124,12 @@ impl FusedOp<1> for Softmax {
             let mut y = uninit::<T>(data.len());
             par_rows(&mut y, cols, |row, y| {
                 let x = &data[row * cols..][..y.len()];
-                if self.log { log_softmax_rows(x, y, cols) } else { softmax_rows(x, y, cols) }
+                match (self.log, cpu::converts::<T>()) {
+                    (true, true) => cpu::rows_in_f32(x, y, cols, |x, y| log_softmax_rows(x, y, cols)),
+                    (true, false) => log_softmax_rows(x, y, cols),
+                    (false, true) => cpu::rows_in_f32(x, y, cols, |x, y| softmax_rows(x, y, cols)),
+                    (false, false) => softmax_rows(x, y, cols),
+                }
             });
             Ok((super::storage(y), x.shape()))
         })

@@ -20,6 +20,7 @@ impl Ahead {
     pub fn new(b: Operand<'_>, k: usize, first: usize, columns: usize, n: usize) -> Self {
         let (at, rs, cs, size) = match b {
             Operand::F32(b) => (b.data.as_ptr() as usize, b.rs, b.cs, 4),
+            Operand::F16(b) => (b.data.as_ptr() as usize, b.rs, b.cs, 2),
             Operand::Bf16(b) => (b.data.as_ptr() as usize, b.rs, b.cs, 2),
         };
         let columns = columns.min(n - first);

@@ -2,8 +2,8 @@
 
 use super::ahead::Ahead;
 use super::{Kind, MR};
-use candle_core::WithDType;
-use half::bf16;
+use candle_core::{DType, WithDType};
+use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 /// Dot products of `x` with rows of `w`, `stride` apart, both of the kind's element.
@@ -19,11 +19,20 @@ pub(in crate::kernels) fn dots<T: WithDType>(kind: Kind, x: &[T], w: &[T], strid
     }
 }
 
+/// [`dots`] of an `f32` row with rows of `f16`.
+pub(in crate::kernels) fn dots_of_halves(x: &[f32], w: &[f16], stride: usize, y: &mut [f32]) {
+    let Some(last) = y.len().checked_sub(1) else { return };
+    assert!(Kind::packed(DType::F16).is_some() && last * stride + x.len() <= w.len());
+    // SAFETY: `Kind::packed` has seen the features, and `w` holds a row for each result.
+    unsafe { dots_f16(x.len(), x.as_ptr(), w.as_ptr(), stride, y) }
+}
+
 macro_rules! dots {
-    ($name:ident, $feature:literal, $T:ty, $lanes:literal, $load:expr, $load_tail:expr, $fma:expr) => {
+    ($name:ident, $feature:literal, $X:ty, $T:ty, $lanes:literal,
+     $load_x:expr, $load_x_tail:expr, $load:expr, $load_tail:expr, $fma:expr) => {
         /// Four rows at a time, two sums each.
         #[target_feature(enable = $feature)]
-        unsafe fn $name(k: usize, x: *const $T, w: *const $T, stride: usize, y: &mut [f32]) {
+        unsafe fn $name(k: usize, x: *const $X, w: *const $T, stride: usize, y: &mut [f32]) {
             const ROWS: usize = 4;
             let whole = k - k % (2 * $lanes);
             // SAFETY: whole vectors end before `k`, and masks keep the others inside it.
@@ -34,7 +43,7 @@ macro_rules! dots {
                     let rows: [*const $T; ROWS] = std::array::from_fn(row);
                     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
                     for i in (0..whole).step_by(2 * $lanes) {
-                        let (a, b) = ($load(x.add(i)), $load(x.add(i + $lanes)));
+                        let (a, b) = ($load_x(x.add(i)), $load_x(x.add(i + $lanes)));
                         for r in 0..ROWS {
                             sums[r][0] = $fma(sums[r][0], a, $load(rows[r].add(i)));
                             sums[r][1] = $fma(sums[r][1], b, $load(rows[r].add(i + $lanes)));
@@ -42,7 +51,7 @@ macro_rules! dots {
                     }
                     for i in (whole..k).step_by($lanes) {
                         let left = (k - i).min($lanes);
-                        let a = $load_tail(x.add(i), left);
+                        let a = $load_x_tail(x.add(i), left);
                         for r in 0..ROWS {
                             sums[r][0] = $fma(sums[r][0], a, $load_tail(rows[r].add(i), left));
                         }
@@ -56,25 +65,69 @@ macro_rules! dots {
     };
 }
 
+macro_rules! load {
+    (f32) => {
+        |p: *const f32| _mm512_loadu_ps(p)
+    };
+    (f16) => {
+        |p: *const f16| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+    };
+    (bf16) => {
+        |p: *const bf16| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast()))
+    };
+}
+/// The first `n`, and zeros.
+macro_rules! load_tail {
+    (f32) => {
+        |p: *const f32, n: usize| _mm512_maskz_loadu_ps(((1u32 << n) - 1) as u16, p)
+    };
+    (f16) => {
+        |p: *const f16, n: usize| {
+            _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(((1u32 << n) - 1) as u16, p.cast()))
+        }
+    };
+    (bf16) => {
+        |p: *const bf16, n: usize| {
+            let words = _mm512_maskz_loadu_epi16(((1u64 << n) - 1) as u32, p.cast());
+            std::mem::transmute::<__m512i, __m512bh>(words)
+        }
+    };
+}
+
 dots!(
     dots_f32,
     "avx512f,fma",
     f32,
+    f32,
     16,
-    |p: *const f32| _mm512_loadu_ps(p),
-    |p: *const f32, n: usize| _mm512_maskz_loadu_ps(((1u32 << n) - 1) as u16, p),
+    load!(f32),
+    load_tail!(f32),
+    load!(f32),
+    load_tail!(f32),
+    |sum, a, b| { _mm512_fmadd_ps(a, b, sum) }
+);
+dots!(
+    dots_f16,
+    "avx512f,avx512bw,avx512vl,fma",
+    f32,
+    f16,
+    16,
+    load!(f32),
+    load_tail!(f32),
+    load!(f16),
+    load_tail!(f16),
     |sum, a, b| _mm512_fmadd_ps(a, b, sum)
 );
 dots!(
     dots_bf16,
     "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
     bf16,
+    bf16,
     32,
-    |p: *const bf16| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())),
-    |p: *const bf16, n: usize| std::mem::transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16(
-        ((1u64 << n) - 1) as u32,
-        p.cast()
-    )),
+    load!(bf16),
+    load_tail!(bf16),
+    load!(bf16),
+    load_tail!(bf16),
     |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
 );
 

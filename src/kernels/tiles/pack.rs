@@ -1,6 +1,7 @@
 //! Packing of factors in 32-bit words.
 
 use super::{Kind, Operand};
+use crate::kernels::cpu;
 use crate::kernels::element::Element;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -43,6 +44,28 @@ pub(super) fn pack(
                 unsafe { pairs(low, high, out) };
             }
         }
+        (Kind::F32, Operand::F16(x)) if x.cs == 1 => {
+            const RUN: usize = 128;
+            let mut wide = [0f32; 32 * RUN];
+            for j in (0..k).step_by(RUN) {
+                let here = RUN.min(k - j);
+                for (i, wide) in wide.chunks_exact_mut(RUN).enumerate().take(rows) {
+                    cpu::widen(&x.data[(first + i) * x.rs + j..][..here], &mut wide[..here]);
+                }
+                pack_rows(wide.as_ptr().cast(), RUN, rows, here, w, &mut out[j * w..]);
+            }
+        }
+        (Kind::F32, Operand::F16(x)) if x.rs == 1 => {
+            for (j, out) in out.chunks_exact_mut(w).enumerate() {
+                let (to, rest) = out.split_at_mut(rows);
+                cpu::widen(&x.data[j * x.cs + first..][..rows], bytemuck::cast_slice_mut(to));
+                rest.fill(0);
+            }
+        }
+        (Kind::F32, Operand::F16(x)) => {
+            each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_f32().to_bits())
+        }
+        (Kind::Bf16, Operand::F16(_)) => unreachable!("f16 beside bf16"),
         (Kind::F32, Operand::F32(x)) => {
             each_word(rows, w, out, |i, j| x.data[(first + i) * x.rs + j * x.cs].to_bits())
         }

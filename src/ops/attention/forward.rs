@@ -157,28 +157,48 @@ pub(super) fn few_queries<T: Element>(
     // A task is a head of keys with its group of query heads.
     let body = |head: usize, y: &mut [f32], stats: &mut [RowStats]| {
         let (batch, kv) = (head / hkv, head % hkv);
+        let (k, v) = (k.rows(batch, kv, 0), v.rows(batch, kv, 0));
+        // What is converted by an instruction is converted once for all queries of the group.
+        let seen = (0..tq).map(|i| options.visible(dims, batch, i));
+        let from = seen.clone().map(|s| s.0).min().unwrap_or(0);
+        let to = seen.map(|s| s.1).max().unwrap_or(0);
+        let wide = |x: &Mat<'_, T>| {
+            let mut wide: Vec<f32> = uninit((to - from) * d);
+            for (i, row) in wide.chunks_exact_mut(d).enumerate() {
+                cpu::widen(&x.data[(from + i) * x.rs..][..d], row);
+            }
+            wide
+        };
+        let wide = cpu::converts::<T>().then(|| (wide(&k), wide(&v)));
         let mut query = vec![0f32; d];
         let mut row = vec![0f32; tk];
         for i in 0..group * tq {
-            let (from, to) = options.visible(dims, batch, i % tq);
-            if from >= to {
+            let (first, last) = options.visible(dims, batch, i % tq);
+            if first >= last {
                 continue;
             }
-            let row = &mut row[..to - from];
-            let (q, k) = (q.row(batch, kv * group + i / tq, i % tq), k.rows(batch, kv, from));
-            if own_dots(q, k.data, k.rs, row) {
-                scale_row(row, options.scale);
-            } else {
-                cpu::widen(q, &mut query);
-                scale_row(&mut query, options.scale);
-                scores(&query, k.data, k.rs, row);
+            let row = &mut row[..last - first];
+            let (q, y) = (q.row(batch, kv * group + i / tq, i % tq), &mut y[i * d..][..d]);
+            cpu::widen(q, &mut query);
+            let scored = match &wide {
+                Some((k, _)) => own_dots(&query, &k[(first - from) * d..], d, row),
+                None => own_dots(q, &k.data[first * k.rs..], k.rs, row),
+            };
+            match scored {
+                true => scale_row(row, options.scale),
+                false => {
+                    scale_row(&mut query, options.scale);
+                    scores(&query, &k.data[first * k.rs..], k.rs, row);
+                }
             }
             if let Some(cap) = options.softcap {
                 cap_scores(row, cap);
             }
-            let (max, sum) = online_softmax(row, 0, to - from, f32::NEG_INFINITY, 0.0);
-            let (v, y) = (v.rows(batch, kv, from), &mut y[i * d..][..d]);
-            weighted_sum(row, v.data, v.rs, y);
+            let (max, sum) = online_softmax(row, 0, last - first, f32::NEG_INFINITY, 0.0);
+            match &wide {
+                Some((_, v)) => weighted_sum(row, &v[(first - from) * d..], d, y),
+                None => weighted_sum(row, &v.data[first * v.rs..], v.rs, y),
+            }
             stats[i] = RowStats::new(max, sum);
             scale_row(y, stats[i].inverse_sum);
         }
