@@ -117,7 +117,7 @@ JOBS = [
     Job(
         "decode",
         {"prompt": 64, "tokens": 128},
-        BOTH,
+        (*BOTH, "f16"),
         (OURS, "candle-transformers", *TORCH, "llama.cpp", "mlx-lm"),
         (Target(2.0, ("candle-transformers",)), Target(1.5, TORCH), Target(1.0, ("llama.cpp", "mlx-lm"))),
     ),

@@ -11,7 +11,11 @@ from cases import MODEL
 
 torch.manual_seed(0)
 DIR = pathlib.Path(sys.argv[1])
-TYPES = {"f32": (torch.float32, gguf.GGMLQuantizationType.F32), "bf16": (torch.bfloat16, gguf.GGMLQuantizationType.BF16)}
+TYPES = {
+    "f32": (torch.float32, gguf.GGMLQuantizationType.F32),
+    "f16": (torch.float16, gguf.GGMLQuantizationType.F16),
+    "bf16": (torch.bfloat16, gguf.GGMLQuantizationType.BF16),
+}
 HEADS = {"q_proj": MODEL["num_attention_heads"], "k_proj": MODEL["num_key_value_heads"]}
 
 

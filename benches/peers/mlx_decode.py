@@ -10,7 +10,7 @@ from mlx_lm.utils import load_model
 from protocol import mixed, peak_bytes, serve
 
 mx.set_default_device(mx.cpu)
-DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16}
+DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 
 
 class Job:

@@ -213,7 +213,7 @@ class Bench:
     def model(self):
         """The model of the jobs, made once."""
         path = ROOT / "target" / "bench-model"
-        if not (path / "model.safetensors").exists() and (path / "bf16.gguf").exists():
+        if not all((path / name).exists() for name in ("f16.gguf", "model.safetensors")):
             subprocess.run([self.args.python, str(HERE / "make_model.py"), str(path)], check=True)
         return path
 

@@ -29,7 +29,7 @@ pub(in crate::kernels) fn dots_of_halves(x: &[f32], w: &[f16], stride: usize, y:
 
 macro_rules! dots {
     ($name:ident, $feature:literal, $X:ty, $T:ty, $lanes:literal,
-     $load_x:expr, $load_x_tail:expr, $load:expr, $load_tail:expr, $fma:expr) => {
+     ahead = $ahead:literal, $load_x:expr, $load_x_tail:expr, $load:expr, $load_tail:expr, $fma:expr) => {
         /// Four rows at a time, two sums each.
         #[target_feature(enable = $feature)]
         unsafe fn $name(k: usize, x: *const $X, w: *const $T, stride: usize, y: &mut [f32]) {
@@ -45,6 +45,10 @@ macro_rules! dots {
                     for i in (0..whole).step_by(2 * $lanes) {
                         let (a, b) = ($load_x(x.add(i)), $load_x(x.add(i + $lanes)));
                         for r in 0..ROWS {
+                            // Many instructions a line: the next rows are not asked for in time.
+                            if $ahead {
+                                _mm_prefetch::<_MM_HINT_T0>(rows[r].wrapping_add(ROWS * stride + i).cast());
+                            }
                             sums[r][0] = $fma(sums[r][0], a, $load(rows[r].add(i)));
                             sums[r][1] = $fma(sums[r][1], b, $load(rows[r].add(i + $lanes)));
                         }
@@ -53,6 +57,10 @@ macro_rules! dots {
                         let left = (k - i).min($lanes);
                         let a = $load_x_tail(x.add(i), left);
                         for r in 0..ROWS {
+                            // Many instructions a line: the next rows are not asked for in time.
+                            if $ahead {
+                                _mm_prefetch::<_MM_HINT_T0>(rows[r].wrapping_add(ROWS * stride + i).cast());
+                            }
                             sums[r][0] = $fma(sums[r][0], a, $load_tail(rows[r].add(i), left));
                         }
                     }
@@ -100,6 +108,7 @@ dots!(
     f32,
     f32,
     16,
+    ahead = false,
     load!(f32),
     load_tail!(f32),
     load!(f32),
@@ -112,6 +121,7 @@ dots!(
     f32,
     f16,
     16,
+    ahead = true,
     load!(f32),
     load_tail!(f32),
     load!(f16),
@@ -124,6 +134,7 @@ dots!(
     bf16,
     bf16,
     32,
+    ahead = false,
     load!(bf16),
     load_tail!(bf16),
     load!(bf16),

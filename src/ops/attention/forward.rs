@@ -1,7 +1,7 @@
 //! The forward pass: tiles of queries by tiles of keys, and a path for a few queries over a long cache.
 
 use super::{Attention, Dims, Heads, RowStats};
-use crate::kernels::blocks::{Blocks, ROWS, product};
+use crate::kernels::blocks::{Blocks, COLUMNS, ROWS, product};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
 use crate::kernels::gemm::{Mat, own_dots};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 /// Queries and keys in a tile.
 pub(super) const QUERIES: usize = 4 * ROWS;
-pub(super) const KEYS: usize = 128;
+pub(super) const KEYS: usize = 4 * COLUMNS;
 
 simd! {
     /// Scores to capped scores.
