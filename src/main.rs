@@ -1,9 +1,8 @@
 //! The `metal-candle` command.
 
-/// Candle allocates each result anew; this allocator keeps pages that the system's would fault in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+mod allocator;
 
 fn main() -> std::process::ExitCode {
+    allocator::keep_freed_memory();
     metal_candle::cli::main()
 }

@@ -33,16 +33,11 @@ pub(super) fn pack(
             }
         }
         (Kind::Bf16, Operand::Bf16(x)) if x.rs == 1 => {
-            let zero = [bf16::ZERO; 32];
-            for (pair, out) in out.chunks_exact_mut(w).enumerate() {
-                let low = &x.data[2 * pair * x.cs + first..][..rows];
-                let high = match 2 * pair + 1 < k {
-                    true => &x.data[(2 * pair + 1) * x.cs + first..][..rows],
-                    false => &zero[..rows],
-                };
-                // SAFETY: `Kind::of` has seen the features.
-                unsafe { pairs(low, high, out) };
-            }
+            assert!(
+                k == 0 || (k - 1) * x.cs + first + rows <= x.data.len() && out.len() >= k.div_ceil(2) * w
+            );
+            // SAFETY: `Kind::of` has seen the features; `k` columns of `rows` are there, and room for their pairs.
+            unsafe { pack_columns(x.data[first..].as_ptr().cast(), x.cs, rows, k, w, out) }
         }
         (Kind::F32, Operand::F16(x)) if x.cs == 1 => {
             const RUN: usize = 128;
@@ -81,18 +76,40 @@ pub(super) fn pack(
     }
 }
 
-/// The words of `low` and `high`, and zeros after them.
+/// `out[pair * w + i]` is elements `i` of columns `2 pair` and `2 pair + 1`, `stride` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn pairs(low: &[bf16], high: &[bf16], out: &mut [u32]) {
-    for (i, out) in out.chunks_mut(16).enumerate() {
-        let (low, high) = (low.get(16 * i..).unwrap_or(&[]), high.get(16 * i..).unwrap_or(&[]));
-        let mask = |n: usize| ((1u32 << n.min(16)) - 1) as u16;
-        // SAFETY: masks keep loads inside `low` and `high`, and the store inside `out`.
-        unsafe {
-            let l = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(low.len()), low.as_ptr().cast()));
-            let h = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(high.len()), high.as_ptr().cast()));
-            let words = _mm512_or_si512(l, _mm512_slli_epi32::<16>(h));
-            _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), words);
+unsafe fn pack_columns(x: *const u16, stride: usize, rows: usize, k: usize, w: usize, out: &mut [u32]) {
+    let mask = |n: usize| ((1u32 << n.min(16)) - 1) as u16;
+    let mut order = [[0u16; 32]; 2];
+    for (half, order) in order.iter_mut().enumerate() {
+        for (i, at) in order.iter_mut().enumerate() {
+            *at = (16 * half + i / 2 + 32 * (i % 2)) as u16;
+        }
+    }
+    // SAFETY: what is read lies in `rows` elements of each column, by masks where they are not 32; there is room for `w`
+    // words of each pair.
+    unsafe {
+        let order = order.map(|order| _mm512_loadu_si512(order.as_ptr().cast()));
+        for (pair, out) in out.chunks_exact_mut(w).enumerate().take(k.div_ceil(2)) {
+            let low = x.add(2 * pair * stride);
+            let high = (2 * pair + 1 < k).then(|| low.add(stride));
+            if let Some(high) = high.filter(|_| rows == 32 && w == 32) {
+                let (low, high) = (_mm512_loadu_si512(low.cast()), _mm512_loadu_si512(high.cast()));
+                for (order, out) in order.iter().zip(out.chunks_exact_mut(16)) {
+                    let words = _mm512_permutex2var_epi16(low, *order, high);
+                    _mm512_storeu_si512(out.as_mut_ptr().cast(), words);
+                }
+                continue;
+            }
+            for (i, out) in out.chunks_mut(16).enumerate() {
+                let here = mask(rows.saturating_sub(16 * i));
+                let wide = |x: *const u16| {
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, x.wrapping_add(16 * i).cast()))
+                };
+                let high = high.map_or(_mm512_setzero_si512(), &wide);
+                let words = _mm512_or_si512(wide(low), _mm512_slli_epi32::<16>(high));
+                _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), words);
+            }
         }
     }
 }
