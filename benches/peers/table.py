@@ -194,7 +194,8 @@ A random Llama (hidden 512, 8 layers, 8 heads, 4 of keys and values, feed-forwar
 is one LoRA step (all linear layers, AdamW) at batch 4 x 256, rank 8, in torch by PEFT with adapters in the model's
 dtype and the fused AdamW. `decode` is greedy, batch 1, 128 tokens after a prompt of 64, which `prefill` reads. In torch
 that is transformers' `forward` without `generate` around it: eager with a dynamic cache, compiled with a static one.
-`candle` trains in plain Candle ops and candle_nn's AdamW.
+`candle` trains in plain Candle ops and candle_nn's AdamW. llama.cpp is compiled for this machine, and has the same weights
+in the same dtype and its cache in `f16`; mlx-lm runs on MLX's CPU backend.
 
 {jobs}
 ## The allocator
