@@ -1,7 +1,7 @@
 //! The allocator of programs. Candle allocates each result anew: this one keeps pages that the system's would fault in
 //! again, a minute long rather than its second, in which a step of training has hardly ended.
 
-use libmimalloc_sys::{mi_option_get, mi_option_set, mi_option_t};
+use libmimalloc_sys::{mi_option_get, mi_option_set_default, mi_option_t};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,7 +16,7 @@ pub fn keep_freed_memory() {
     // SAFETY: options are numbers that may be read and set at any time.
     unsafe {
         if mi_option_get(PURGE_DELAY) == DEFAULT {
-            mi_option_set(PURGE_DELAY, 60_000);
+            mi_option_set_default(PURGE_DELAY, 60_000);
         }
     }
 }

@@ -38,10 +38,11 @@ pub(crate) fn simd_level() -> Simd {
                 && has!("avx512dq")
                 && has!("avx512vl")
                 && has!("fma")
+                && has!("bmi2")
             {
                 return Simd::Avx512;
             }
-            if has!("avx2") && has!("fma") {
+            if has!("avx2") && has!("fma") && has!("bmi2") {
                 return Simd::Avx2;
             }
         }

@@ -217,6 +217,7 @@ impl Attention {
             }
             Keys::Documents(starts) => from = from.max(starts[b * dims.tk + position] as usize),
         }
+        let from = from.min(dims.tk);
         (from, to.max(from))
     }
 }

@@ -109,6 +109,28 @@ fn a_fully_masked_query_gives_zeros_and_no_gradient() -> Result<()> {
     Ok(())
 }
 
+/// A CPU reads no key or value before the first that a tile of queries sees, and none where there is none.
+#[test]
+fn what_comes_before_the_first_key_may_be_anything() -> Result<()> {
+    let cpu = Device::Cpu;
+    for dtype in DTYPES {
+        for (queries, first) in [(3, 2), (8, 4), (70, 36), (200, 150)] {
+            let make = || Tensor::randn(0f32, 1., (1, 2, queries, 32), &cpu)?.to_dtype(dtype);
+            let [q, k, v] = [make()?, make()?, make()?];
+            let bad = Tensor::full(f32::NAN, (1, 2, first, 32), &cpu)?.to_dtype(dtype)?;
+            let behind = |x: &Tensor| Tensor::cat(&[&bad, &x.narrow(2, first, queries - first)?], 2);
+            let see = |k: &Tensor, v: &Tensor, range: (usize, usize)| {
+                let keys = Keys::Rows([(range.0 as u32, range.1 as u32)].into());
+                values(&ops::attention(&q, k, v, &Attention { scale: 0.2, keys, ..Default::default() })?)
+            };
+            let range = (first, queries);
+            assert_eq!(see(&behind(&k)?, &behind(&v)?, range)?, see(&k, &v, range)?);
+            assert!(see(&k, &v, (queries + 1, queries + 1))?.iter().all(|y| *y == 0.0));
+        }
+    }
+    Ok(())
+}
+
 /// Packing and padding give what each document gives alone, in values and gradients.
 #[test]
 fn packed_and_padded_attention_equals_separate() -> Result<()> {

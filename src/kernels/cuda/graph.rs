@@ -46,6 +46,11 @@ fn capturing(device: &CudaDevice) -> Option<Place> {
     CAPTURING.with_borrow(|place| place.as_ref().filter(same).cloned())
 }
 
+/// A capture that failed leaves errors in the context, where the next call would find them: also the one that ends it.
+fn forget_errors(stream: &CudaStream) {
+    while stream.context().check_err().is_err() {}
+}
+
 /// Work that was captured. What it reads and writes must live as long as it is launched.
 pub(crate) struct Graph {
     graph: CudaGraph,
@@ -86,6 +91,7 @@ impl Graph {
             fn drop(&mut self) {
                 CAPTURING.set(self.0.take());
                 if std::thread::panicking() {
+                    forget_errors(&self.1);
                     self.1.end_capture(sys::CUgraphInstantiate_flags(0)).ok();
                 }
             }
@@ -94,12 +100,12 @@ impl Graph {
         let restore = Restore(CAPTURING.replace(Some(place.clone())), place.stream.clone());
         let outcome = f();
         drop(restore);
+        forget_errors(&place.stream);
         let graph = place.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        if let Err(error) = outcome {
-            // A capture that failed leaves its error in the context, where the next call would find it.
-            while place.stream.context().check_err().is_err() {}
-            return Err(error);
+        if outcome.is_err() || graph.is_err() {
+            forget_errors(&place.stream);
         }
+        outcome?;
         match graph.map_err(Error::wrap)? {
             Some(graph) => Ok(Graph { graph, stream: main }),
             None => bail!("cuda graph: wants work, got none"),

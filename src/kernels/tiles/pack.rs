@@ -139,7 +139,7 @@ fn pack_rows(x: *const u32, stride: usize, rows: usize, words: usize, w: usize, 
             // columns of `here` words are written inside `out`.
             unsafe {
                 transpose(
-                    x.add(half * stride + j),
+                    x.wrapping_add(half * stride + j),
                     stride,
                     rows,
                     cols,

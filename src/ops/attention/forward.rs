@@ -5,6 +5,7 @@ use crate::kernels::blocks::{Blocks, COLUMNS, ROWS, product};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
 use crate::kernels::gemm::{Mat, own_dots};
+use candle_core::DType;
 use rayon::prelude::*;
 
 /// Queries and keys in a tile.
@@ -108,15 +109,18 @@ pub(super) fn tiled<T: Element>(
         let (k, v) = &keys[kv];
         let rows = stats.len();
         let seen: Vec<_> = (0..rows).map(|i| options.visible(dims, batch, first + i)).collect();
-        let from = seen.iter().map(|s| s.0).min().unwrap_or(0) / KEYS * KEYS;
+        let from = seen.iter().map(|s| s.0).min().unwrap_or(0);
         let to = seen.iter().map(|s| s.1).max().unwrap_or(0);
         let queries = q.rows(batch, head % h, first);
         let queries = blocks.left(queries, rows, d);
         let mut scores: Vec<f32> = uninit(rows * KEYS);
         let mut running = vec![(f32::NEG_INFINITY, 0f32); rows];
         y.fill(0.0);
-        for j in (from..to).step_by(KEYS) {
-            let cols = KEYS.min(to - j);
+        let pairs = usize::from(T::DTYPE == DType::BF16);
+        // Tiles begin where panels do. Values before the first key are left out, as they may be anything; one beside
+        // the first and the last is not in `bf16`, whose rows are multiplied in pairs.
+        for j in (from / KEYS * KEYS..to).step_by(KEYS).filter(|_| from < to) {
+            let (cols, lead) = (KEYS.min(to - j), from.saturating_sub(j) & !pairs);
             let scale = options.scale;
             product((&queries, 0..rows, 0), (k, j..j + cols, 0), d, scale, false, &mut scores, KEYS);
             for (i, (max, sum)) in running.iter_mut().enumerate() {
@@ -132,7 +136,7 @@ pub(super) fn tiled<T: Element>(
                 (*max, *sum) = (new_max, new_sum);
             }
             let p = blocks.left(Mat::rows(&scores, KEYS), rows, cols);
-            product((&p, 0..rows, 0), (v, 0..d, j), cols, 1.0, true, y, d);
+            product((&p, 0..rows, lead), (v, 0..d, j + lead), cols - lead, 1.0, true, y, d);
         }
         for (i, (max, sum)) in running.into_iter().enumerate() {
             stats[i] = RowStats::new(max, sum);
@@ -180,16 +184,16 @@ pub(super) fn few_queries<T: Element>(
             let row = &mut row[..last - first];
             let (q, y) = (q.row(batch, kv * group + i / tq, i % tq), &mut y[i * d..][..d]);
             cpu::widen(q, &mut query);
+            let k_from = &k.data[first * k.rs..];
             let scored = match &wide {
                 Some((k, _)) => own_dots(&query, &k[(first - from) * d..], d, row),
-                None => own_dots(q, &k.data[first * k.rs..], k.rs, row),
+                None => own_dots(q, k_from, k.rs, row),
             };
-            match scored {
-                true => scale_row(row, options.scale),
-                false => {
-                    scale_row(&mut query, options.scale);
-                    scores(&query, &k.data[first * k.rs..], k.rs, row);
-                }
+            scale_row(&mut query, options.scale);
+            match (scored, &wide) {
+                (true, _) => scale_row(row, options.scale),
+                (false, Some((k, _))) => scores(&query, &k[(first - from) * d..], d, row),
+                (false, None) => scores(&query, k_from, k.rs, row),
             }
             if let Some(cap) = options.softcap {
                 cap_scores(row, cap);
