@@ -47,7 +47,7 @@ impl Blocks {
     pub fn left<'a, T: Element>(self, x: Mat<'a, T>, rows: usize, k: usize) -> Factor<'a> {
         #[cfg(target_arch = "x86_64")]
         if let Some(kind) = self.kind {
-            return packed(kind, x, (rows, k), |x| Panels::left(kind, x, rows, k));
+            return packed(x, (rows, k), |x| Panels::left(kind, x, rows, k));
         }
         plain(x, (rows, k))
     }
@@ -56,32 +56,27 @@ impl Blocks {
     pub fn right<'a, T: Element>(self, x: Mat<'a, T>, k: usize, columns: usize) -> Factor<'a> {
         #[cfg(target_arch = "x86_64")]
         if let Some(kind) = self.kind {
-            return packed(kind, x, (k, columns), |x| Panels::right(kind, x, k, columns));
+            return packed(x, (k, columns), |x| Panels::right(kind, x, k, columns));
         }
         plain(x, (k, columns))
     }
 }
 
-/// A matrix in what the kind packs.
+/// A matrix packed in `bf16`.
 #[cfg(target_arch = "x86_64")]
 fn packed<'a, T: Element>(
-    kind: Kind,
     x: Mat<'_, T>,
     dims: (usize, usize),
     pack: impl FnOnce(Operand<'_>) -> Panels,
 ) -> Factor<'a> {
     use candle_core::DType;
-    Factor::Packed(match (kind, T::DTYPE) {
-        (Kind::F32, DType::F32) | (Kind::Bf16, DType::BF16) => pack(Operand::new(x)),
-        (Kind::F32, _) => {
-            let (data, rs, cs) = converted(x, dims, cpu::widen);
-            pack(Operand::F32(Mat { data: &data, rs, cs }))
-        }
-        (Kind::Bf16, DType::F32) => {
+    Factor::Packed(match T::DTYPE {
+        DType::BF16 => pack(Operand::new(x)),
+        DType::F32 => {
             let (data, rs, cs) = converted(super::gemm::cast(x), dims, cpu::narrow::<half::bf16>);
             pack(Operand::Bf16(Mat { data: &data, rs, cs }))
         }
-        (Kind::Bf16, dtype) => unreachable!("{dtype:?} beside bf16"),
+        dtype => unreachable!("{dtype:?} beside bf16"),
     })
 }
 

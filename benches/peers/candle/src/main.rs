@@ -2,7 +2,7 @@
 //! and a training step in plain Candle. The system's allocator.
 
 #[path = "../../../worker/protocol.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "other workers use the rest")]
 mod protocol;
 mod train;
 

@@ -2,7 +2,7 @@
 //! model in the dtype asked for; its cache is f16, as is its default.
 
 #[path = "../../../worker/protocol.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "other workers use the rest")]
 mod protocol;
 
 use candle_core::{Device, Error, Result, Tensor, bail};
