@@ -16,22 +16,42 @@ def cell(row, best):
     return f"**{text}**" if row["median_us"] == best else text
 
 
+def choice(row):
+    """What the dispatcher chose, and its time over that of the best backend of the same run."""
+    return "–" if row is None else f"{row['auto_of_best']:.3f} ({row['chosen']})"
+
+
+def share(autos):
+    """How far the choice is behind the best backend, in words."""
+    if not autos:
+        return ""
+    near = sum(r["auto_of_best"] <= 1.03 for r in autos)
+    most = max(r["auto_of_best"] for r in autos)
+    return (
+        " The last column is a second run, in which the choice takes turns with the backends: its median over that of the\n"
+        f"backend that was best there. It is within 3 % in {near} of {len(autos)} products, and {most:.3f} at most."
+    )
+
+
 def section(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     about = rows[0]
-    providers = sorted({r["provider"] for r in rows})
-    head = ["product", "dtype"] + [f"{p}, µs" for p in providers]
+    providers = sorted({r["provider"] for r in rows} - {"auto"})
+    autos = [r for r in rows if r["provider"] == "auto"]
+    head = ["product", "dtype"] + [f"{p}, µs" for p in providers] + ["auto / best"] * bool(autos)
     by_key = {(r["shape"], r["dtype"], r["provider"]): r for r in rows}
     body = []
     for shape, dtype in dict.fromkeys((r["shape"], r["dtype"]) for r in rows):
         found = [by_key.get((shape, dtype, p)) for p in providers]
         best = min(r["median_us"] for r in found if r)
         body.append([shape, dtype] + [cell(r, best) for r in found])
+        if autos:
+            body[-1].append(choice(by_key.get((shape, dtype, "auto"))))
     name = path.relative_to(ROOT)
     return f"""### {about['device']}
 
 `metal-candle bench matmul --results {name}`, {about['date']}, {about['versions']}. Medians, and 20 to 80 % of the samples; the
-fastest in bold.
+fastest in bold.{share(autos)}
 
 {table(head, body)}
 """

@@ -4,6 +4,7 @@ use super::site::Site;
 use super::{Backend, Entry, Shape, Table, Timing, choose, matmul, store, with_backend};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,9 @@ pub fn grid(device: &Device) -> Vec<Shape> {
     let squares = [64, 128, 256, 512, 1024, 2048, 4096].into_iter().filter(|n| *n <= largest);
     let mut shapes: Vec<_> = squares.map(|n| Shape::new(1, n, n, n)).collect();
     // Decoding: a row, and a few, against weights `(out, in)`.
-    shapes.push(Shape::new(1, 1, 2048, 2048));
+    for n in [2048, 5632] {
+        shapes.push(Shape::new(1, 1, n, 2048));
+    }
     for (m, n, k) in [(1, 896, 896), (1, 2048, 2048), (1, 5632, 2048), (1, 2048, 5632)] {
         shapes.push(Shape::new(1, m, n, k).by_weight());
     }
@@ -51,8 +54,8 @@ pub fn grid(device: &Device) -> Vec<Shape> {
 /// # Errors
 ///
 /// When the device is not of this build.
-pub fn backends(device: &Device) -> candle_core::Result<&'static [Backend]> {
-    Ok(Backend::on(Site::on(device)?))
+pub fn backends(device: &Device) -> candle_core::Result<Vec<Backend>> {
+    Ok(Backend::on(Site::on(device)?).collect())
 }
 
 /// Times a product on every backend of a device that computes it, in turns, for at least `budget`.
@@ -61,9 +64,66 @@ pub fn backends(device: &Device) -> candle_core::Result<&'static [Backend]> {
 ///
 /// When a product fails.
 pub fn entry(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> candle_core::Result<Entry> {
+    let backends = computing(device, dtype, &shape)?;
+    let who: Vec<_> = backends.iter().copied().map(Some).collect();
+    let times = backends.into_iter().zip(timed(device, dtype, shape, budget, &who)?).collect();
+    Ok(Entry { dtype: dtype.as_str().into(), shape, times })
+}
+
+/// What the choice by table took beside every backend, in a run of its own.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Check {
+    /// `f32`, `f16` or `bf16`.
+    pub dtype: String,
+    /// Of what.
+    pub shape: Shape,
+    /// What the table chose.
+    pub chosen: Backend,
+    /// With the choice, as a caller of [`matmul`] has it.
+    pub auto: Timing,
+    /// The backend of the least median in this run.
+    pub best: Backend,
+    /// That median.
+    pub best_us: f64,
+}
+
+impl Check {
+    /// The median of the choice over that of the best backend.
+    pub fn of_best(&self) -> f64 {
+        self.auto.median_us / self.best_us
+    }
+}
+
+/// Times a product as the table of this process chooses, in turns with every backend, for at least `budget`.
+///
+/// # Errors
+///
+/// When a product fails, or `METAL_CANDLE_MATMUL` names no backend.
+pub fn check(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> candle_core::Result<Check> {
+    let backends = computing(device, dtype, &shape)?;
+    let chosen = choose::choice(device, dtype, &shape)?.backend;
+    let who: Vec<_> = std::iter::once(None).chain(backends.iter().copied().map(Some)).collect();
+    let mut times = timed(device, dtype, shape, budget, &who)?.into_iter();
+    let auto = times.next().unwrap_or(Timing { median_us: f64::NAN, p20_us: f64::NAN, p80_us: f64::NAN });
+    let others = backends.into_iter().zip(times.map(|time| time.median_us));
+    let (best, best_us) = others.min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or((chosen, f64::NAN));
+    Ok(Check { dtype: dtype.as_str().into(), shape, chosen, auto, best, best_us })
+}
+
+/// The backends of a device that compute a product.
+fn computing(device: &Device, dtype: DType, shape: &Shape) -> candle_core::Result<Vec<Backend>> {
     let site = Site::on(device)?;
-    let backends = Backend::on(site).iter().filter(|backend| backend.computes(site, dtype, &shape));
-    let backends: Vec<Backend> = backends.copied().collect();
+    Ok(Backend::on(site).filter(|backend| backend.computes(site, dtype, shape)).collect())
+}
+
+/// What a product takes on each backend, or by the choice where that is none.
+fn timed(
+    device: &Device,
+    dtype: DType,
+    shape: Shape,
+    budget: Duration,
+    who: &[Option<Backend>],
+) -> candle_core::Result<Vec<Timing>> {
     let Shape { batch, m, n, k, a_transposed, b_transposed } = shape;
     let operand = |rows: usize, cols: usize, transposed: bool| -> candle_core::Result<Tensor> {
         let dims = if transposed { [batch, cols, rows] } else { [batch, rows, cols] };
@@ -72,16 +132,19 @@ pub fn entry(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> c
         if batch == 1 { x.squeeze(0) } else { Ok(x) }
     };
     let (a, b) = (operand(m, k, a_transposed)?, operand(k, n, b_transposed)?);
-    let sample = |backend: Backend, repeats: usize| -> candle_core::Result<Duration> {
+    let sample = |backend: Option<Backend>, repeats: usize| -> candle_core::Result<Duration> {
         let start = Instant::now();
         for _ in 0..repeats {
-            with_backend(backend, || matmul(&a, &b))?;
+            match backend {
+                Some(backend) => with_backend(backend, || matmul(&a, &b))?,
+                None => matmul(&a, &b)?,
+            };
         }
         device.synchronize()?;
         Ok(start.elapsed())
     };
     // The first call makes what later ones find made; the second says how many fill a sample.
-    let repeats = backends
+    let repeats = who
         .iter()
         .map(|backend| {
             sample(*backend, 1)?;
@@ -89,15 +152,17 @@ pub fn entry(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> c
             Ok(((SAMPLE.as_secs_f64() / one).ceil() as usize).clamp(1, REPEATS))
         })
         .collect::<candle_core::Result<Vec<_>>>()?;
-    let mut samples = vec![Vec::new(); backends.len()];
+    let mut samples = vec![Vec::new(); who.len()];
     let start = Instant::now();
     while start.elapsed() < budget || samples[0].len() < SAMPLES {
-        for (i, (backend, repeats)) in backends.iter().zip(&repeats).enumerate() {
-            samples[i].push(sample(*backend, *repeats)?.as_secs_f64() * 1e6 / *repeats as f64);
+        // To and fro: no backend is always the one after the same other, whose caches it finds.
+        let back = samples[0].len() % 2 == 1;
+        for turn in 0..who.len() {
+            let i = if back { who.len() - 1 - turn } else { turn };
+            samples[i].push(sample(who[i], repeats[i])?.as_secs_f64() * 1e6 / repeats[i] as f64);
         }
     }
-    let times = backends.iter().zip(samples).map(|(backend, samples)| (*backend, Timing::of(samples)));
-    Ok(Entry { dtype: dtype.as_str().into(), shape, times: times.collect() })
+    Ok(samples.into_iter().map(Timing::of).collect())
 }
 
 impl Timing {

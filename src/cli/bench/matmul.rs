@@ -3,13 +3,13 @@
 use super::super::compute::DeviceArg;
 use super::super::interrupt;
 use super::super::terminal::{self, Lines};
-use super::job::Dtype;
-use crate::matmul::{Backend, Entry, Rule, Shape, Table, measure};
+use super::job::{Dtype, write_lines};
+use crate::matmul::measure::{self, Check};
+use crate::matmul::{self, Backend, Entry, Rule, Shape, Table, Timing};
 use anyhow::{Context, anyhow};
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde::Serialize;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Measure products on each backend, and let the fastest compute from now on
@@ -21,7 +21,8 @@ use std::time::Duration;
 
 Backends take turns, and each sample ends with a synchronisation. What is measured is kept in the
 cache directory, and products of this device go to the fastest backend; METAL_CANDLE_MATMUL names
-one for all instead. Stop other programs first.")]
+one for all instead. Then each product is measured again, with that choice among the backends.
+Stop other programs first.")]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArg,
@@ -34,7 +35,7 @@ pub struct Args {
     /// Seconds of each product
     #[arg(long, value_name = "S", default_value_t = 0.3, value_parser = seconds)]
     seconds: f64,
-    /// Measure, and keep nothing
+    /// Measure, and keep nothing: there is no choice to measure then
     #[arg(long)]
     no_save: bool,
     /// Also write the measurements to a file of JSON Lines
@@ -51,6 +52,8 @@ struct Report<'a> {
     table: &'a Table,
     rules: &'a [Rule],
     path: Option<PathBuf>,
+    /// The choice beside the backends; empty where nothing was kept, or METAL_CANDLE_MATMUL leaves no choice.
+    auto: &'a [Check],
 }
 
 /// A line of `--results`: the fields of `benches/results`.
@@ -60,14 +63,26 @@ struct Line<'a> {
     pass: &'static str,
     shape: String,
     dtype: &'a str,
-    provider: Backend,
+    /// A backend; `auto` in the run of the choice beside them.
+    provider: String,
     median_us: f64,
     p20_us: f64,
     p80_us: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    choice: Option<Choice>,
     method: &'static str,
     device: &'a str,
     versions: &'a str,
     date: &'a str,
+}
+
+/// What `auto` was, and the best backend of the same run.
+#[derive(Serialize)]
+struct Choice {
+    chosen: Backend,
+    best: Backend,
+    best_us: f64,
+    auto_of_best: f64,
 }
 
 /// Seconds of a measurement.
@@ -124,8 +139,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     break 'dtypes;
                 }
             };
-            head.get_or_insert_with(|| title(&lines, &entry.dtype, backends));
-            lines.say(row(&lines, &entry, backends));
+            head.get_or_insert_with(|| title(&lines, &entry.dtype, &backends));
+            lines.say(row(&lines, &entry, &backends));
             entries.push(entry);
         }
     }
@@ -139,14 +154,55 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(path) = &path {
         lines.say(format!("\nKept in {}: `metal-candle doctor` shows it.", path.display()));
     }
+    let mut checks = Vec::new();
+    if path.is_some() && matmul::environment()?.is_none() {
+        let budget = Duration::from_secs_f64(args.seconds);
+        failed = failed.or(check(&device, &lines, &table, budget, &mut checks).err());
+    }
     if let Some(path) = &args.results {
-        write_results(path, &table).with_context(|| path.display().to_string())?;
+        write_lines(path, &results(&table, &checks)).with_context(|| path.display().to_string())?;
     }
     if args.json {
-        terminal::json(&Report { table: &table, rules: &rules, path })?;
+        terminal::json(&Report { table: &table, rules: &rules, path, auto: &checks })?;
     }
     // What was measured before it counts.
     failed.map_or(Ok(()), Err)
+}
+
+/// What `auto` may take more than the best backend.
+const BEHIND: f64 = 1.03;
+
+/// Measures what was measured again, with the choice among the backends.
+fn check(
+    device: &Device,
+    lines: &Lines,
+    table: &Table,
+    budget: Duration,
+    checks: &mut Vec<Check>,
+) -> anyhow::Result<()> {
+    lines.say(lines.bold(format!(
+        "\n{:<28}{:<6}{:>24}  best backend",
+        "auto, beside the backends", "", "µs, 20 to 80 %"
+    )));
+    for entry in &table.entries {
+        if interrupt::requested() {
+            return Ok(());
+        }
+        let dtype: DType = entry.dtype.parse().map_err(|_| anyhow!("wants a dtype, got {}", entry.dtype))?;
+        let check = measure::check(device, dtype, entry.shape, budget)?;
+        let Check { chosen, best, best_us, .. } = &check;
+        let text = format!("{:<28}{:<6}{:>24}", check.shape, check.dtype, spread(&check.auto));
+        let beside = format!("{best} {}, auto {:.3} of it: {chosen}", micros(*best_us), check.of_best());
+        lines.say(format!("{text}  {beside}"));
+        checks.push(check);
+    }
+    let near = checks.iter().filter(|check| check.of_best() <= BEHIND).count();
+    let most = checks.iter().map(Check::of_best).fold(f64::NAN, f64::max);
+    lines.say(format!(
+        "auto is within 3 % of the best backend in {near} of {}, and {most:.3} of it at most",
+        checks.len()
+    ));
+    Ok(())
 }
 
 fn title(lines: &Lines, dtype: &str, backends: &[Backend]) {
@@ -159,15 +215,19 @@ fn row(lines: &Lines, entry: &Entry, backends: &[Backend]) -> String {
     let times = backends.iter().map(|backend| {
         // Not every backend computes every product.
         let Some(time) = entry.times.get(backend) else { return format!("{:>24}", "–") };
-        let spread = format!("{} ({}-{})", micros(time.median_us), micros(time.p20_us), micros(time.p80_us));
-        let text = format!("{spread:>24}");
+        let text = format!("{:>24}", spread(time));
         if *backend == winner { lines.bold(text) } else { text }
     });
     format!("{:<28}{}  {winner}", entry.shape, times.collect::<String>())
 }
 
+/// The median, and most of the samples.
+fn spread(time: &Timing) -> String {
+    format!("{} ({}-{})", micros(time.median_us), micros(time.p20_us), micros(time.p80_us))
+}
+
 /// Three digits of it.
-fn micros(us: f64) -> String {
+pub fn micros(us: f64) -> String {
     match us {
         100.0.. => format!("{us:.0}"),
         10.0.. => format!("{us:.1}"),
@@ -205,33 +265,32 @@ fn say_rules(lines: &Lines, rules: &[Rule]) {
     in_words(rules).iter().for_each(|line| lines.say(format!("  {line}")));
 }
 
-fn write_results(path: &Path, table: &Table) -> anyhow::Result<()> {
-    crate::load::atomic::replace(path, |temporary| {
-        let wrong = crate::Error::io(temporary);
-        let write = || {
-            let mut file = std::io::BufWriter::new(std::fs::File::create(temporary)?);
-            for entry in &table.entries {
-                for (backend, time) in &entry.times {
-                    let line = Line {
-                        op: "matmul",
-                        pass: "fwd",
-                        shape: entry.shape.to_string(),
-                        dtype: &entry.dtype,
-                        provider: *backend,
-                        median_us: time.median_us,
-                        p20_us: time.p20_us,
-                        p80_us: time.p80_us,
-                        method: "synced",
-                        device: &table.key.device,
-                        versions: &table.key.versions,
-                        date: &table.date,
-                    };
-                    writeln!(file, "{}", serde_json::to_string(&line)?)?;
-                }
-            }
-            file.flush()
-        };
-        write().map_err(wrong)
-    })?;
-    Ok(())
+/// Each backend by product, and the choice after them.
+fn results<'a>(table: &'a Table, checks: &[Check]) -> Vec<Line<'a>> {
+    let line = |entry: &'a Entry, provider: String, time: &Timing, choice| Line {
+        op: "matmul",
+        pass: "fwd",
+        shape: entry.shape.to_string(),
+        dtype: &entry.dtype,
+        provider,
+        median_us: time.median_us,
+        p20_us: time.p20_us,
+        p80_us: time.p80_us,
+        choice,
+        method: "synced",
+        device: &table.key.device,
+        versions: &table.key.versions,
+        date: &table.date,
+    };
+    let mut all = Vec::new();
+    for entry in &table.entries {
+        all.extend(entry.times.iter().map(|(backend, time)| line(entry, backend.to_string(), time, None)));
+        let of = |check: &&Check| (&check.dtype, check.shape) == (&entry.dtype, entry.shape);
+        all.extend(checks.iter().find(of).map(|check| {
+            let Check { chosen, best, best_us, .. } = *check;
+            let choice = Choice { chosen, best, best_us, auto_of_best: check.of_best() };
+            line(entry, "auto".into(), &check.auto, Some(choice))
+        }));
+    }
+    all
 }

@@ -25,11 +25,35 @@ fn products_are_measured_kept_and_shown() {
         }
     }
     let results = std::fs::read_to_string(place.path("out.jsonl")).unwrap();
-    assert_eq!(results.lines().count(), 4);
-    let line: serde_json::Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
-    assert_eq!((&line["op"], &line["method"]), (&"matmul".into(), &"synced".into()));
+    let results: Vec<serde_json::Value> =
+        results.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(results.iter().all(|line| line["op"] == "matmul" && line["method"] == "synced"), "{results:?}");
+    let providers: Vec<&str> = results.iter().map(|line| line["provider"].as_str().unwrap()).collect();
+    assert_eq!(providers, ["candle", "packed", "auto"].repeat(2));
+    // The choice is what the table says, and its time is over that of the best backend of its own run.
+    for line in results.iter().filter(|line| line["provider"] == "auto") {
+        let us = |name: &str| line[name].as_f64().unwrap();
+        assert_eq!(us("auto_of_best"), us("median_us") / us("best_us"), "{line}");
+        let times = |backend: &serde_json::Value| {
+            let of = |other: &&serde_json::Value| {
+                (&other["shape"], &other["provider"]) == (&line["shape"], backend)
+            };
+            results.iter().find(of).unwrap()["median_us"].as_f64().unwrap()
+        };
+        assert!(
+            times(&line["chosen"]) <= 1.02 * times(&"packed".into()).min(times(&"candle".into())),
+            "{line}"
+        );
+        assert!(line["best"] == "packed" || line["best"] == "candle", "{line}");
+    }
+    let auto = done["auto"].as_array().unwrap();
+    assert!(auto.len() == 2 && auto.iter().all(|one| one["auto"]["median_us"].as_f64().unwrap() > 0.0));
+    // Where there is no choice, none is measured.
+    let forced = run(&place, &format!("{measure} --shape 8x8x8 --json"), Some("packed")).ok().json();
+    assert_eq!(forced["auto"].as_array().unwrap().len(), 0);
 
     let second = run(&place, &format!("{measure} --shape 16x16x16"), None).ok();
+    assert!(second.stdout.contains("auto is within 3 % of the best backend in "), "{}", second.stdout);
     assert!(
         second.stdout.contains("16x16 by 16x16") && second.stdout.contains("Kept in"),
         "{}",
