@@ -54,32 +54,49 @@ impl FromStr for Backend {
     }
 }
 
-/// Whether MPS computes with the factors as they are: it converts them to the dtype of the result.
-#[cfg(feature = "metal")]
-fn takes_factors(product: &Product<'_>) -> bool {
-    let beta = product.c.map_or(0.0, |(beta, _)| beta);
-    let exact = |factor: f32| half::f16::from_f32(factor).to_f32() == factor;
-    product.dtype() != DType::F16 || (exact(product.alpha) && exact(beta))
+/// A way to compute products: one a file.
+pub(super) trait Compute: Sync {
+    /// What names it.
+    fn key(&self) -> Backend;
+
+    /// Whether it computes products on a device at all.
+    fn on(&self, site: Site<'_>) -> bool;
+
+    /// Whether it computes products of a kind on a device that it is on.
+    fn computes(&self, site: Site<'_>, dtype: DType, shape: &Shape) -> bool {
+        let _ = (site, dtype, shape);
+        true
+    }
+
+    /// Computes a product of at least one term into memory of its own, contiguous, `(batch, m, n)`.
+    fn product(&self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer>;
 }
+
+/// Those of this build.
+const ALL: &[&dyn Compute] = &[
+    &candle::Candle,
+    &packed::Packed,
+    #[cfg(feature = "cuda")]
+    &super::cublaslt::CublasLt,
+    #[cfg(feature = "metal")]
+    &super::mps::Mps,
+    &fused::Fused,
+];
 
 impl Backend {
     /// Those that compute on a site.
-    pub(crate) fn on(site: Site<'_>) -> &'static [Backend] {
-        match site {
-            #[cfg(feature = "host")]
-            Site::Cpu if site.gpu().is_some() => &[Backend::Candle, Backend::Packed, Backend::Fused],
-            Site::Cpu => &[Backend::Candle, Backend::Packed],
-            #[cfg(feature = "cuda")]
-            Site::Cuda(_) => &[Backend::Candle, Backend::CublasLt, Backend::Fused],
-            #[cfg(feature = "metal")]
-            Site::Metal(_) => &[Backend::Candle, Backend::Mps, Backend::Fused],
-            Site::None(never, _) => match never {},
-        }
+    pub(crate) fn on(site: Site<'_>) -> impl Iterator<Item = Backend> {
+        ALL.iter().filter(move |one| one.on(site)).map(|one| one.key())
+    }
+
+    /// What computes on a site by this name, if anything does.
+    fn compute(self, site: Site<'_>) -> Option<&'static dyn Compute> {
+        ALL.iter().find(|one| one.key() == self && one.on(site)).copied()
     }
 
     /// Whether it computes products of a kind on a site.
     pub(super) fn computes(self, site: Site<'_>, dtype: DType, shape: &Shape) -> bool {
-        Backend::on(site).contains(&self) && (self != Backend::Fused || fused::computes(site, dtype, shape))
+        self.compute(site).is_some_and(|one| one.computes(site, dtype, shape))
     }
 
     /// Which computes what was not measured.
@@ -96,17 +113,9 @@ impl Backend {
         if batch * m * n == 0 || k == 0 {
             return candle::without_terms(product);
         }
-        match (self, site) {
-            (Backend::Candle, _) => candle::product(product),
-            (Backend::Packed, Site::Cpu) => packed::product(product),
-            #[cfg(feature = "cuda")]
-            (Backend::CublasLt, Site::Cuda(device)) => super::cublaslt::product(device, product),
-            #[cfg(feature = "metal")]
-            (Backend::Mps, Site::Metal(device)) if takes_factors(product) => super::mps::run(device, product),
-            #[cfg(feature = "metal")]
-            (Backend::Mps, Site::Metal(_)) => candle::product(product),
-            (Backend::Fused, site) => fused::product(site, product),
-            (backend, _) => bail!("matmul: {backend} does not compute on this device"),
+        match self.compute(site) {
+            Some(one) => one.product(site, product),
+            None => bail!("matmul: {self} does not compute on this device"),
         }
     }
 }

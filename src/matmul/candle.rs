@@ -2,7 +2,8 @@
 //!
 //! On a CPU candle has none of bf16: operands are widened to f32, as its users do.
 
-use super::{Product, View};
+use super::backend::Compute;
+use super::{Backend, Product, Site, View};
 use crate::kernels::gpu::Buffer;
 use crate::kernels::{Input, Memory};
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -67,6 +68,23 @@ fn operand<S: Memories>(x: &View<'_>, storage: &S, in_rows: bool) -> Result<(Opt
     match fits {
         true => Ok((None, layout)),
         false => Ok((Some(in_order(storage, &layout)?), Layout::contiguous(layout.shape()))),
+    }
+}
+
+/// [`Backend::Candle`].
+pub(super) struct Candle;
+
+impl Compute for Candle {
+    fn key(&self) -> Backend {
+        Backend::Candle
+    }
+
+    fn on(&self, _: Site<'_>) -> bool {
+        true
+    }
+
+    fn product(&self, _: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
+        self::product(product)
     }
 }
 

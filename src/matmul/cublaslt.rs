@@ -1,7 +1,8 @@
 //! cuBLASLt: the algorithm that its heuristic ranks first for a product and a workspace, found once for each kind. Where it
 //! has none, as for some odd strides, Candle's product computes.
 
-use super::{Product, View};
+use super::backend::Compute;
+use super::{Backend, Product, Site, View};
 use crate::kernels::cuda::{read, write};
 use crate::kernels::gpu::{Buffer, Gpu};
 use candle_core::cuda_backend::CudaDevice;
@@ -184,7 +185,27 @@ fn plan(kind: &Kind, context: &Arc<CudaContext>) -> Result<Option<Plan>> {
     Ok(Some(plan))
 }
 
-pub(super) fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buffer> {
+/// [`Backend::CublasLt`].
+pub(super) struct CublasLt;
+
+impl Compute for CublasLt {
+    fn key(&self) -> Backend {
+        Backend::CublasLt
+    }
+
+    fn on(&self, site: Site<'_>) -> bool {
+        matches!(site, Site::Cuda(_))
+    }
+
+    fn product(&self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
+        match site {
+            Site::Cuda(device) => self::product(device, product),
+            _ => bail!("matmul: cublaslt: wants a CUDA device, got another"),
+        }
+    }
+}
+
+fn product(device: &CudaDevice, product: &Product<'_>) -> Result<Buffer> {
     let stream = device.cuda_stream();
     let ([batch, m, n, _], dtype) = (product.sizes(), product.dtype());
     let mut y = Buffer::new(Gpu::Cuda(device), (batch, m, n), dtype)?;

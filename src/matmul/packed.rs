@@ -1,6 +1,7 @@
 //! This crate's products on a CPU.
 
-use super::{Product, View};
+use super::backend::Compute;
+use super::{Backend, Product, Site, View};
 use crate::kernels::element::Element;
 use crate::kernels::for_dtype;
 use crate::kernels::gemm::{self, Mat};
@@ -16,10 +17,23 @@ fn matrix<'a, T: Element>(x: &View<'a>, i: usize) -> Result<Mat<'a, T>> {
     Ok(if x.transposed { rows.t() } else { rows })
 }
 
-pub(super) fn product(product: &Product<'_>) -> Result<Buffer> {
-    let [batch, m, n, _] = product.sizes();
-    let y = for_dtype!("matmul", product.dtype(), T => storage(of::<T>(product)?));
-    Ok(Buffer::from_parts(Storage::Cpu(y), (batch, m, n), product.dtype()))
+/// [`Backend::Packed`].
+pub(super) struct Packed;
+
+impl Compute for Packed {
+    fn key(&self) -> Backend {
+        Backend::Packed
+    }
+
+    fn on(&self, site: Site<'_>) -> bool {
+        matches!(site, Site::Cpu)
+    }
+
+    fn product(&self, _: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
+        let [batch, m, n, _] = product.sizes();
+        let y = for_dtype!("matmul", product.dtype(), T => storage(of::<T>(product)?));
+        Ok(Buffer::from_parts(Storage::Cpu(y), (batch, m, n), product.dtype()))
+    }
 }
 
 fn of<T: Element>(product: &Product<'_>) -> Result<Vec<T>> {

@@ -46,7 +46,8 @@ pub use batch::{Batch, Handle, Pending};
 #[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "for the command line"))]
 pub(crate) use overhead::{Cost, overhead};
 
-use super::{Product, View};
+use super::backend::Compute;
+use super::{Backend, Product, Site, View};
 use crate::kernels::gpu::Buffer;
 use crate::kernels::tape::tracked;
 use crate::kernels::{Held, same_dtype};
@@ -54,6 +55,33 @@ use candle_core::backend::BackendDevice;
 use candle_core::{DType, Device, MetalDevice, Result, Tensor, bail};
 use objc2::rc::autoreleasepool;
 use prepared::Prepared;
+
+/// [`Backend::Mps`].
+pub(super) struct Mps;
+
+impl Compute for Mps {
+    fn key(&self) -> Backend {
+        Backend::Mps
+    }
+
+    fn on(&self, site: Site<'_>) -> bool {
+        matches!(site, Site::Metal(_))
+    }
+
+    fn product(&self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
+        match site {
+            Site::Metal(device) if takes_factors(product) => run(device, product),
+            _ => super::candle::product(product),
+        }
+    }
+}
+
+/// Whether MPS computes with the factors as they are: it converts them to the dtype of the result.
+fn takes_factors(product: &Product<'_>) -> bool {
+    let beta = product.c.map_or(0.0, |(beta, _)| beta);
+    let exact = |factor: f32| half::f16::from_f32(factor).to_f32() == factor;
+    product.dtype() != DType::F16 || (exact(product.alpha) && exact(beta))
+}
 
 /// `alpha a b + beta c` in new memory, of the shape `(batch, m, n)`.
 ///
