@@ -3,15 +3,13 @@
 //! A file holds the whole key it was made for (source, options, architecture, driver) and a checksum: a file that is
 //! torn or of another key is compiled again, and a directory that cannot be written costs time only.
 
-use super::directory::directory;
+use super::directory::{directory, fnv};
 use std::path::PathBuf;
 use std::{fs, process};
 
 fn path(key: &str, extension: &str) -> Option<PathBuf> {
-    // FNV-1a: the name need only differ, the file holds the key.
-    let hash =
-        key.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
-    Some(directory()?.join("kernels").join(format!("{hash:016x}.{extension}")))
+    // The name need only differ, the file holds the key.
+    Some(directory()?.join("kernels").join(format!("{:016x}.{extension}", fnv(key))))
 }
 
 /// What was compiled for `key`.

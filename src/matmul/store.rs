@@ -1,8 +1,9 @@
-//! Tables on disk: one file for each device, in the user's cache directory.
+//! Tables on disk: one file for each key, in the user's cache directory.
 
 use super::Table;
 use super::site::Key;
 use crate::error::{Error, Result};
+use crate::kernels::directory::{directory, fnv};
 use crate::load::atomic;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,15 +11,28 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Where the table of a key is: a device's has its name in it, so that machines may share the directory.
+/// Where the table of a key is, in the cache directory.
 pub(super) fn path(key: &Key) -> Option<PathBuf> {
+    Some(directory()?.join(name(key)))
+}
+
+/// Of the device's name, which people read, and a hash of the key: what is measured with another version or system, or in a debug
+/// build, replaces nothing.
+pub(super) fn name(key: &Key) -> String {
+    let Key { system, versions, .. } = key;
+    // The name need only differ, the file holds the key.
+    let hash = fnv(&format!("{}\n{system}\n{versions}", key.device));
+    format!("{}{hash:016x}.json", stem(key))
+}
+
+/// What the names of a device's tables begin with.
+fn stem(key: &Key) -> String {
     let device: String = key
         .device
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .collect();
-    let name = format!("matmul-{}-{device}.json", key.kind);
-    Some(crate::kernels::directory::directory()?.join(name))
+    format!("matmul-{}-{device}-", key.kind)
 }
 
 /// The table of a key; none if there is none. A file that is no table, or another machine's, is named and left alone.
@@ -40,9 +54,22 @@ pub(super) fn load_from(path: &Path, key: &Key) -> (Option<Table>, Option<String
     match read(path) {
         Ok(Some(table)) if table.key == *key => (Some(table), None),
         Ok(Some(table)) => (None, Some(format!("was measured with {}", differs(&table.key, key)))),
-        Ok(None) => (None, None),
+        Ok(None) => (None, other(path, key).map(|there| format!("is not there; there is {there}"))),
         Err(error) => (None, Some(format!("is no table: {error}"))),
     }
+}
+
+/// What a table of the same device, beside one that is missing, was measured with.
+fn other(path: &Path, key: &Key) -> Option<String> {
+    let beside = fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.path());
+    let named = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.starts_with(&stem(key)) && name.ends_with(".json"))
+    };
+    let mut tables = beside.filter(named).filter_map(|path| read(&path).ok().flatten());
+    tables
+        .find(|table| table.key.device == key.device)
+        .map(|table| format!("one of {}", differs(&table.key, key)))
 }
 
 /// What a table's key has that this machine's has not.

@@ -207,3 +207,56 @@ fn what_several_write_at_once_is_all_kept() {
         BTreeMap::from([(Backend::Packed, again.entries[0].times[&Backend::Packed])])
     );
 }
+
+#[test]
+fn tables_of_other_versions_lie_beside_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = [
+        key("a"),
+        Key { versions: "1, debug build".into(), ..key("a") },
+        Key { system: "linux 2".into(), ..key("a") },
+        key("a "),
+    ];
+    let load = |key: &Key| store::load_from(&dir.path().join(store::name(key)), key);
+    for (i, key) in keys.iter().enumerate() {
+        // One that is missing is told of with what there is of the same device.
+        let (table, notice) = load(key);
+        assert_eq!(table, None);
+        assert_eq!(notice.is_some(), i == 1 || i == 2, "{notice:?}");
+        assert!(notice.is_none_or(|notice| notice.contains("one of ") && notice.contains("and here is")));
+        store::save_to(&dir.path().join(store::name(key)), &Table { key: key.clone(), ..hybrid() }).unwrap();
+    }
+    for key in keys {
+        assert_eq!(load(&key), (Some(Table { key: key.clone(), ..hybrid() }), None));
+    }
+}
+
+/// Where a child process writes, and which one it is.
+const CHILD: &str = "METAL_CANDLE_TABLE_OF_A_CHILD";
+
+#[test]
+fn what_two_processes_write_at_once_is_all_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("matmul-cpu.json");
+    let children = [0, 1].map(|which| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "matmul::tests::table_of_a_child", "--test-threads=1"]);
+        command.env(CHILD, format!("{which}{}", path.display())).spawn().unwrap()
+    });
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let table = store::load_from(&path, &key("a")).0.unwrap();
+    let sizes: Vec<_> = table.entries.iter().map(|entry| entry.shape.m).collect();
+    assert_eq!(sizes, (2..102).collect::<Vec<_>>());
+}
+
+#[test]
+fn table_of_a_child() {
+    let Ok(given) = std::env::var(CHILD) else { return };
+    let (which, path) = given.split_at(1);
+    for i in 1..=50 {
+        let one = entry("f32", square(2 * i + which.parse::<usize>().unwrap()), &[(Backend::Candle, 1.0)]);
+        store::save_to(path.as_ref(), &Table::new(key("a"), "2026-01-01".into(), [one])).unwrap();
+    }
+}

@@ -31,7 +31,9 @@ pub(crate) struct Cost {
     /// - `softmax by mps`: of `size` rows by `MPSMatrixSoftMax`, as `cached objects`;
     /// - `softmax`: the same by [`crate::ops::softmax`], synchronised.
     pub mode: &'static str,
-    /// Making the queue, in the first mode, and the kernel object. 0 where it is kept: finding it is part of encoding.
+    /// Making the queue, in the first mode; 0 where the device's is taken.
+    pub queue_us: Option<f64>,
+    /// Making the kernel object. 0 where it is kept: finding it is part of encoding.
     pub object_us: Option<f64>,
     /// Making the three descriptors and matrices.
     pub descriptor_us: Option<f64>,
@@ -46,7 +48,7 @@ pub(crate) struct Cost {
 }
 
 /// What [`Cost`] has medians of, in its order.
-type Sample = [Option<f64>; 7];
+type Sample = [Option<f64>; 8];
 
 /// Microseconds since it was asked last.
 struct Clock(Instant);
@@ -96,11 +98,13 @@ impl Bench<'_> {
     ) -> Result<Sample> {
         let mut clock = Clock(Instant::now());
         let queue = if pooled_queue { queue(self.device)? } else { new_queue(self.device)? };
-        let object = clock.lap();
+        let made = clock.lap();
+        let queue_us = if pooled_queue { 0.0 } else { made };
         let step = step(self)?;
         let descriptor = clock.lap();
         let kernel = (!cached).then(|| Kernel::new(self.device, &step.key)).transpose()?;
-        let object = object + clock.lap();
+        let made = clock.lap();
+        let object = if cached { 0.0 } else { made };
         let commands = Commands::new(&queue)?;
         match &kernel {
             Some(kernel) => commands.encode_with(kernel, &step),
@@ -111,9 +115,8 @@ impl Bench<'_> {
         let commit = clock.lap();
         commands.wait(|| "a product".into())?;
         let wait = clock.lap();
-        let object = if cached { 0.0 } else { object };
-        let total = object + descriptor + encode + commit + wait;
-        Ok([object, descriptor, encode, commit, wait, commands.gpu_us(), total].map(Some))
+        let total = queue_us + object + descriptor + encode + commit + wait;
+        Ok([queue_us, object, descriptor, encode, commit, wait, commands.gpu_us(), total].map(Some))
     }
 
     /// Several products, in one command buffer or in one each, with waits after all.
@@ -142,7 +145,7 @@ impl Bench<'_> {
         let wait = clock.lap();
         let gpu = under_way.iter().map(Commands::gpu_us).sum();
         let total = descriptor + encode + commit + wait;
-        Ok([0.0, descriptor, encode, commit, wait, gpu, total].map(|us| Some(us / TOGETHER as f64)))
+        Ok([0.0, 0.0, descriptor, encode, commit, wait, gpu, total].map(|us| Some(us / TOGETHER as f64)))
     }
 }
 
@@ -153,10 +156,10 @@ fn medians(size: usize, mode: &'static str, samples: &[Sample]) -> Cost {
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     };
-    let [object_us, descriptor_us, encode_us, commit_us, wait_us, gpu_us, total] =
-        [0, 1, 2, 3, 4, 5, 6].map(median);
+    let [queue_us, object_us, descriptor_us, encode_us, commit_us, wait_us, gpu_us, total] =
+        [0, 1, 2, 3, 4, 5, 6, 7].map(median);
     let total_us = total.unwrap_or(f64::NAN);
-    Cost { size, mode, object_us, descriptor_us, encode_us, commit_us, wait_us, gpu_us, total_us }
+    Cost { size, mode, queue_us, object_us, descriptor_us, encode_us, commit_us, wait_us, gpu_us, total_us }
 }
 
 /// The costs of a product of `size x size` matrices of f32, for each mode the medians of `repeats` after one that is not
@@ -203,7 +206,7 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         };
         run(metal, &Product::new(1.0, a, b, None)?)?;
         let total = clock.lap();
-        Ok([None, None, None, None, None, None, Some(total)])
+        Ok([None, None, None, None, None, None, None, Some(total)])
     };
     let on_candles_stream = |work: &dyn Fn() -> Result<Tensor>| -> Result<Sample> {
         let mut clock = Clock(Instant::now());
@@ -212,7 +215,7 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         device.synchronize()?;
         let wait = clock.lap();
         drop(result);
-        Ok([None, None, Some(encode), None, Some(wait), None, Some(encode + wait)])
+        Ok([None, None, None, Some(encode), None, Some(wait), None, Some(encode + wait)])
     };
     let modes: [(&'static str, &dyn Fn() -> Result<Sample>); 11] = [
         ("queue per call", &|| bench.single(product, false, false)),

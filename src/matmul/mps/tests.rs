@@ -356,7 +356,9 @@ fn overheads_have_all_modes() {
     assert_eq!(modes, named);
     for cost in &costs {
         assert!(cost.total_us > 0.0 && cost.size == 33, "{cost:?}");
-        let parts = [cost.object_us, cost.descriptor_us, cost.encode_us, cost.commit_us, cost.wait_us];
+        assert!(cost.queue_us.is_none_or(|us| (us > 0.0) == (cost.mode == "queue per call")), "{cost:?}");
+        let parts =
+            [cost.queue_us, cost.object_us, cost.descriptor_us, cost.encode_us, cost.commit_us, cost.wait_us];
         let sum: f64 = parts.iter().flatten().sum();
         assert!(cost.mode == "hand-over" || sum > 0.0, "{cost:?}");
     }

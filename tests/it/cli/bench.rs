@@ -124,7 +124,21 @@ fn an_apple_gpu_is_measured() {
         return;
     }
     let place = Place::new();
-    let costs = run(&place, "bench overhead --device metal --size 33 --repeats 2 --json", None).ok().json();
+    let costs =
+        run(&place, "bench overhead --device metal --size 33 --repeats 2 --results o.jsonl --json", None);
+    let costs = costs.ok().json();
+    let software = costs["device"] == "softmetal";
+    assert_eq!(costs["no_timings"], software);
+    let written = std::fs::read_to_string(place.path("o.jsonl")).unwrap();
+    for line in written.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        assert!(line["op"] == "overhead" && line["no_timings"] == software, "{line}");
+        assert_eq!(
+            line["queue_us"].as_f64().is_some_and(|us| us > 0.0),
+            line["mode"] == "queue per call",
+            "{line}"
+        );
+    }
+    assert_eq!(written.lines().count(), 11);
     let costs = costs["costs"].as_array().unwrap();
     assert_eq!(costs.len(), 11);
     assert!(costs.iter().all(|cost| cost["total_us"].as_f64().unwrap() > 0.0), "{costs:?}");
