@@ -3,7 +3,7 @@
 #
 #   scripts/softmetal.sh [all]     softmetal's own tests, candle's tests of its Metal backend, and this crate's tests
 #   scripts/softmetal.sh quick     what CI runs: softmetal's own tests, and this crate's kernels
-#   scripts/softmetal.sh PART...   of softmetal, candle, kernels, crate
+#   scripts/softmetal.sh PART...   of softmetal, candle, kernels, crate, soak
 #
 # What a test asks of the device is checked as it runs; a report is a failure (its exit status is 86).
 set -euo pipefail
@@ -48,6 +48,8 @@ on_metal() {
 # Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products on every backend.
 test_kernels() {
     step "this crate's kernels on Metal"
+    # A wait that is left out, a failure of the GPU, what MPS does not make, what a loop leaves behind.
+    on_metal lib matmul::mps
     on_metal it mps:: matmul:: cli::bench::an_apple_gpu ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
 }
 
@@ -61,6 +63,12 @@ test_crate() {
     METAL_CANDLE_MATMUL=mps on_metal it train::ten_lora_losses train::lora_gradients
 }
 
+# A million products, batches and softmaxes by MPS leave nothing behind. Minutes.
+test_soak() {
+    step "a million turns of MPS"
+    on_metal lib nothing_grows_in_a_million --ignored --nocapture
+}
+
 case ${*:-all} in
 all) parts=(softmetal candle crate) ;;
 quick) parts=(softmetal kernels) ;;
@@ -68,8 +76,8 @@ quick) parts=(softmetal kernels) ;;
 esac
 for part in "${parts[@]}"; do
     case $part in
-    softmetal | candle | kernels | crate) "test_$part" ;;
-    *) echo "$0: wants softmetal, candle, kernels or crate, got $part" >&2 && exit 2 ;;
+    softmetal | candle | kernels | crate | soak) "test_$part" ;;
+    *) echo "$0: wants softmetal, candle, kernels, crate or soak, got $part" >&2 && exit 2 ;;
     esac
 done
 step done

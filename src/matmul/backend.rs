@@ -20,20 +20,25 @@ pub enum Backend {
     Packed,
     /// cuBLASLt on CUDA, by its heuristic.
     CublasLt,
-    /// Metal Performance Shaders on Apple's GPUs.
+    /// Metal Performance Shaders on Apple's GPUs, by `MPSMatrixMultiplication`.
     Mps,
     /// This crate's kernels on a GPU, which layers have: up to four rows as one read of the weights, and on CUDA the wide factor
     /// of a low-rank update. They compute no other products.
     Fused,
+    /// Metal Performance Shaders on Apple's GPUs, one row or one column by `MPSMatrixVectorMultiplication`. They compute no other
+    /// products.
+    #[serde(rename = "mps-vector")]
+    MpsVector,
 }
 
 /// Every backend and its name.
-const NAMES: [(Backend, &str); 5] = [
+const NAMES: [(Backend, &str); 6] = [
     (Backend::Candle, "candle"),
     (Backend::Packed, "packed"),
     (Backend::CublasLt, "cublaslt"),
     (Backend::Mps, "mps"),
     (Backend::Fused, "fused"),
+    (Backend::MpsVector, "mps-vector"),
 ];
 
 impl fmt::Display for Backend {
@@ -48,9 +53,9 @@ impl FromStr for Backend {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         let found = NAMES.iter().find(|(_, known)| *known == name);
-        found
-            .map(|(backend, _)| *backend)
-            .ok_or_else(|| format!("wants auto, candle, packed, cublaslt, mps or fused, got {name:?}"))
+        found.map(|(backend, _)| *backend).ok_or_else(|| {
+            format!("wants auto, candle, packed, cublaslt, mps, mps-vector or fused, got {name:?}")
+        })
     }
 }
 
@@ -79,7 +84,9 @@ const ALL: &[&dyn Compute] = &[
     #[cfg(feature = "cuda")]
     &super::cublaslt::CublasLt,
     #[cfg(feature = "metal")]
-    &super::mps::Mps,
+    &super::mps::Mps { by_vector: false },
+    #[cfg(feature = "metal")]
+    &super::mps::Mps { by_vector: true },
     &fused::Fused,
 ];
 

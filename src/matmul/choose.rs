@@ -82,6 +82,23 @@ pub fn choice(device: &Device, dtype: DType, shape: &Shape) -> Result<Chosen> {
     pick(Site::on(device)?, User::Calls, forced(), dtype, shape)
 }
 
+/// What multiplies in a layer without a bias, as whom, and why; none where a layer asks no table: on a CPU its products are
+/// `packed`, and on CUDA what `fused` does not compute is cuBLAS's.
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the command line"))]
+pub(crate) fn choice_of_layer(
+    device: &Device,
+    dtype: DType,
+    shape: &Shape,
+) -> Result<Option<(User, Chosen)>> {
+    let site = Site::on(device)?;
+    let user = match Backend::Fused.computes(site, dtype, shape) {
+        true => User::Layers,
+        false if device.is_metal() && User::Layers.admits(dtype.as_str(), Backend::Mps) => User::Calls,
+        false => return Ok(None),
+    };
+    Ok(Some((user, pick(site, user, forced(), dtype, shape)?)))
+}
+
 /// Whether a layer's own kernel computes a product that it can compute: not where the library's is named, or was measured to be
 /// faster.
 pub(crate) fn by_own_kernel(gpu: Gpu<'_>, dtype: DType, shape: &Shape) -> Result<bool> {
@@ -124,7 +141,7 @@ impl Table {
         self.choose_for(User::Calls, rules, dtype, shape)
     }
 
-    pub(super) fn choose_for(&self, user: User, rules: &[Rule], dtype: DType, shape: &Shape) -> Chosen {
+    pub(crate) fn choose_for(&self, user: User, rules: &[Rule], dtype: DType, shape: &Shape) -> Chosen {
         if let Some(entry) = self.entry(dtype, shape) {
             return Chosen { backend: entry.winner_for(user), why: Why::Measured };
         }

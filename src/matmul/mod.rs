@@ -5,7 +5,7 @@
 //! `op` is a view, such as `b.t()?`; [`transposed`] is one on a [tape](crate::ops::Tape), too. Without measurements Candle
 //! computes every product, but bf16 on a CPU, which it has not. `metal-candle bench matmul` measures them ([`measure`]) and keeps
 //! the [table](Table); from then on the fastest does. `METAL_CANDLE_MATMUL` names one for all: `candle`, `packed`,
-//! `cublaslt`, `mps`, `fused`, or `auto` for the choice.
+//! `cublaslt`, `mps`, `mps-vector`, `fused`, or `auto` for the choice.
 
 mod backend;
 mod candle;
@@ -26,9 +26,13 @@ mod view;
 
 pub use backend::Backend;
 pub(crate) use choose::by_own_kernel;
+#[cfg(feature = "cli")]
+pub(crate) use choose::choice_of_layer;
 pub use choose::{Chosen, Why, choice, environment, with_backend};
 pub use site::Key;
 pub(crate) use site::Site;
+#[cfg(feature = "cli")]
+pub(crate) use table::User;
 pub use table::{Class, Entry, Rule, Shape, Table, Timing};
 pub(crate) use view::{Product, View};
 
@@ -170,13 +174,13 @@ pub(crate) fn by_mps(
     }
     let product = Product::new(1.0, view(a, m, k), view(b, k, n), None)?;
     let chosen = choose::choose(Site::Metal(device), choose::forced(), &product)?;
-    if chosen.backend != Backend::Mps {
+    if !matches!(chosen.backend, Backend::Mps | Backend::MpsVector) {
         return Ok(false);
     }
     let dims = c.dims().to_vec();
     // The result is in memory of its own: what was made for it goes first.
     *c = Buffer::new(Gpu::Metal(device), 1, c.dtype())?;
-    *c = Backend::Mps.product(Site::Metal(device), &product)?.reshape(dims);
+    *c = chosen.backend.product(Site::Metal(device), &product)?.reshape(dims);
     Ok(true)
 }
 

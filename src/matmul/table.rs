@@ -142,8 +142,8 @@ impl Entry {
 }
 
 /// Who multiplies.
-#[derive(Clone, Copy)]
-pub(super) enum User {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
     /// [`matmul`](super::matmul) and [`addmm`](super::addmm).
     Calls,
     /// Layers on a GPU, whose kernels add a bias or an update in the same pass.
@@ -168,7 +168,7 @@ impl User {
         match (self, backend) {
             (User::Calls, _) => true,
             (User::Layers, Backend::CublasLt) => false,
-            (User::Layers, Backend::Mps) => dtype != "bf16",
+            (User::Layers, Backend::Mps | Backend::MpsVector) => dtype != "bf16",
             (User::Layers, _) => true,
         }
     }
@@ -234,7 +234,7 @@ impl Table {
         self.rules_for(User::Calls)
     }
 
-    pub(super) fn rules_for(&self, user: User) -> Vec<Rule> {
+    pub(crate) fn rules_for(&self, user: User) -> Vec<Rule> {
         let mut curves: BTreeMap<(&str, Class, bool), BTreeMap<u64, Vec<&Entry>>> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.shape.flops() >= 1.0) {
             let at = entry.shape.flops() as u64;

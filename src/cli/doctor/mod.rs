@@ -278,10 +278,12 @@ fn print(report: &Report) {
     }
 
     head("Matrix products");
-    for Products { device, choice, examples } in &report.products {
-        row(device, &choice.join("\n"));
-        for Example { product, dtype, backend, why } in examples {
-            lines.say(format!("    {product:<24}{dtype:<5}{backend:<9}{why}"));
+    for products in &report.products {
+        row(products.device, &products.choice.join("\n"));
+        products.table().iter().for_each(|line| lines.say(format!("    {line}")));
+        for Example { product, dtype, backend, why, layer } in &products.examples {
+            let layer = layer.as_ref().map_or(String::new(), |layer| format!("; in a layer {layer}"));
+            lines.say(format!("    {product:<24}{dtype:<5}{backend:<9}{why}{layer}"));
         }
     }
 

@@ -91,7 +91,7 @@ impl Batch {
                 bail!("mps batch: wants matrices in rows or columns")
             };
             let c = held.as_ref().map(|(beta, c)| (*beta, c.input("mps batch")));
-            Prepared::product(&self.device, &Product::new(alpha, a, b, c)?)
+            Prepared::product(&self.device, &Product::new(alpha, a, b, c)?, true)
         })?;
         self.work.push(prepared.shaped(shape));
         Ok(Handle(self.work.len() - 1))

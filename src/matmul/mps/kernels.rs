@@ -1,6 +1,6 @@
 //! What is made once and kept: a command queue for each device, and MPS's kernel objects.
 
-use candle_core::{MetalDevice, Result, bail};
+use candle_core::{DType, MetalDevice, Result, bail};
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
 use objc2::{AnyThread, ClassType, msg_send};
@@ -57,22 +57,27 @@ pub(super) fn queue(device: &MetalDevice) -> Result<Queue> {
 /// The bits of an alpha of 1 and a beta of 0.
 pub(super) const PLAIN: [u32; 2] = [1f32.to_bits(), 0];
 
-/// What a kernel object is made for. The element types are the descriptors'.
+/// What a kernel object is made for. `dtype` is that of the matrices, which `init` is not told: an object may hold what Apple's code
+/// has prepared for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     /// `(m, n, k)`, whether A and B are stored transposed, and the bits of alpha and beta.
     Product {
+        dtype: DType,
         sizes: [usize; 3],
         transposed: [bool; 2],
         factors: [u32; 2],
     },
     /// `(m, k)`, whether the matrix is stored transposed, and the bits of alpha and beta.
     Vector {
+        dtype: DType,
         sizes: [usize; 2],
         transposed: bool,
         factors: [u32; 2],
     },
-    SoftMax,
+    SoftMax {
+        dtype: DType,
+    },
 }
 
 pub(super) enum Kernel {
@@ -98,7 +103,7 @@ impl Kernel {
         // SAFETY: a device that MPS supports, which `queue` has verified, and sizes of at least 1.
         unsafe {
             match *key {
-                Key::Product { sizes: [m, n, k], transposed: [a, b], factors } => {
+                Key::Product { sizes: [m, n, k], transposed: [a, b], factors, .. } => {
                     let [alpha, beta] = factors.map(|bits| f64::from(f32::from_bits(bits)));
                     made(msg_send![
                         MPSMatrixMultiplication::alloc(), initWithDevice: device, transposeLeft: a,
@@ -107,7 +112,7 @@ impl Kernel {
                     ])
                     .map(Kernel::Product)
                 }
-                Key::Vector { sizes: [m, k], transposed, factors } => {
+                Key::Vector { sizes: [m, k], transposed, factors, .. } => {
                     let [alpha, beta] = factors.map(|bits| f64::from(f32::from_bits(bits)));
                     made(msg_send![
                         MPSMatrixVectorMultiplication::alloc(), initWithDevice: device,
@@ -115,7 +120,7 @@ impl Kernel {
                     ])
                     .map(Kernel::Vector)
                 }
-                Key::SoftMax => {
+                Key::SoftMax { .. } => {
                     made(msg_send![MPSMatrixSoftMax::alloc(), initWithDevice: device]).map(Kernel::SoftMax)
                 }
             }

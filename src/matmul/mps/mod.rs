@@ -47,7 +47,7 @@ pub use batch::{Batch, Handle, Pending};
 pub(crate) use overhead::{Cost, overhead};
 
 use super::backend::Compute;
-use super::{Backend, Product, Site, View};
+use super::{Backend, Product, Shape, Site, View};
 use crate::kernels::gpu::Buffer;
 use crate::kernels::tape::tracked;
 use crate::kernels::{Held, same_dtype};
@@ -56,21 +56,28 @@ use candle_core::{DType, Device, MetalDevice, Result, Tensor, bail};
 use objc2::rc::autoreleasepool;
 use prepared::Prepared;
 
-/// [`Backend::Mps`].
-pub(super) struct Mps;
+/// [`Backend::Mps`], or [`Backend::MpsVector`].
+pub(super) struct Mps {
+    /// One row or one column, by the kernel for it.
+    pub by_vector: bool,
+}
 
 impl Compute for Mps {
     fn key(&self) -> Backend {
-        Backend::Mps
+        if self.by_vector { Backend::MpsVector } else { Backend::Mps }
     }
 
     fn on(&self, site: Site<'_>) -> bool {
         matches!(site, Site::Metal(_))
     }
 
+    fn computes(&self, _: Site<'_>, _: DType, shape: &Shape) -> bool {
+        !self.by_vector || (shape.batch == 1 && (shape.m == 1 || shape.n == 1))
+    }
+
     fn product(&self, site: Site<'_>, product: &Product<'_>) -> Result<Buffer> {
         match site {
-            Site::Metal(device) if takes_factors(product) => run(device, product),
+            Site::Metal(device) if takes_factors(product) => run(device, product, self.by_vector),
             _ => super::candle::product(product),
         }
     }
@@ -86,13 +93,13 @@ fn takes_factors(product: &Product<'_>) -> bool {
 /// `alpha a b + beta c` in new memory, of the shape `(batch, m, n)`.
 ///
 /// It returns when the result is complete; what candle has encoded before is complete then, too. With a `beta` of 0, `c` is
-/// not read.
+/// not read. With `by_vector`, one row or one column is by `MPSMatrixVectorMultiplication`, where it lies in one piece.
 ///
 /// # Errors
 ///
 /// When an operand is not on `device`, or candle's command buffer or this product's fails.
-pub(crate) fn run(device: &MetalDevice, product: &Product<'_>) -> Result<Buffer> {
-    autoreleasepool(|_| Prepared::product(device, product)?.run(device))
+pub(crate) fn run(device: &MetalDevice, product: &Product<'_>, by_vector: bool) -> Result<Buffer> {
+    autoreleasepool(|_| Prepared::product(device, product, by_vector)?.run(device))
 }
 
 /// The product of a matrix `(m, k)`, also a transposed or a narrowed one, and a vector `(k)`: `(m)`. Both are f32, f16 or

@@ -73,20 +73,26 @@ impl Bench<'_> {
     fn product(&self, rows: usize, result: usize) -> Result<Step> {
         let [a, b] = &self.operands;
         let matrices = [a.first(rows).matrix()?, b.matrix()?, self.results[result].first(rows).matrix()?];
-        let key = Key::Product { sizes: [rows, b.cols, b.rows], transposed: [false; 2], factors: PLAIN };
+        let key = Key::Product {
+            dtype: DType::F32,
+            sizes: [rows, b.cols, b.rows],
+            transposed: [false; 2],
+            factors: PLAIN,
+        };
         Ok(Step { key, on: On::Matrices(matrices) })
     }
 
     fn row_by_vector(&self) -> Result<Step> {
         let [a, b] = &self.operands;
-        let key = Key::Vector { sizes: [b.cols, b.rows], transposed: true, factors: PLAIN };
+        let key =
+            Key::Vector { dtype: DType::F32, sizes: [b.cols, b.rows], transposed: true, factors: PLAIN };
         let vectors = [a.first(1).vector()?, self.results[0].first(1).vector()?];
         Ok(Step { key, on: On::Vector(b.matrix()?, vectors) })
     }
 
     fn softmax(&self) -> Result<Step> {
         let rows = [self.operands[0].matrix()?, self.results[0].matrix()?];
-        Ok(Step { key: Key::SoftMax, on: On::Rows(rows) })
+        Ok(Step { key: Key::SoftMax { dtype: DType::F32 }, on: On::Rows(rows) })
     }
 
     /// One step, with a wait.
@@ -204,7 +210,7 @@ pub(crate) fn overhead(device: &Device, size: usize, repeats: usize) -> Result<V
         else {
             bail!("mps overhead: wants matrices in rows")
         };
-        run(metal, &Product::new(1.0, a, b, None)?)?;
+        run(metal, &Product::new(1.0, a, b, None)?, false)?;
         let total = clock.lap();
         Ok([None, None, None, None, None, None, None, Some(total)])
     };

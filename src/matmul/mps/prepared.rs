@@ -66,8 +66,9 @@ fn same_device(device: &MetalDevice, input: &Input<'_>) -> Result<()> {
 }
 
 impl Prepared {
-    /// `alpha a b + beta c`; the result has the shape `(batch, m, n)`.
-    pub fn product(device: &MetalDevice, product: &Product<'_>) -> Result<Self> {
+    /// `alpha a b + beta c`; the result has the shape `(batch, m, n)`. With `by_vector`, one row or one column is by
+    /// `MPSMatrixVectorMultiplication`, where it lies in one piece.
+    pub fn product(device: &MetalDevice, product: &Product<'_>, by_vector: bool) -> Result<Self> {
         let sizes @ [batch, m, n, k] = product.sizes();
         let (dtype, shape, what) = (product.dtype(), Shape::from((batch, m, n)), What::Product(sizes));
         let c = product.c.filter(|(beta, _)| *beta != 0.0);
@@ -98,18 +99,19 @@ impl Prepared {
         let transposed = [product.a.transposed, product.b.transposed];
         // One row, as in decoding, or one column: a matrix by a vector. The row is Bᵀ by the row of A.
         let by_vector = match (m, n) {
+            _ if !by_vector => None,
             (1, _) => Some((&b, !transposed[1], &a)),
             (_, 1) => Some((&a, transposed[0], &b)),
             _ => None,
         };
         let by_vector = by_vector.filter(|(.., x)| batch == 1 && x.is_line());
-        let key = |m| Key::Product { sizes: [m, n, k], transposed, factors };
+        let key = |m| Key::Product { dtype: wide(dtype), sizes: [m, n, k], transposed, factors };
         let step = |m, [a, b, c]: [&Stored; 3]| {
             Ok(Step { key: key(m), on: On::Matrices([a.matrix()?, b.matrix()?, c.matrix()?]) })
         };
         let all = a.matrices == batch;
         let steps = if let Some((matrix, transposed, x)) = by_vector {
-            let key = Key::Vector { sizes: [m * n, k], transposed, factors };
+            let key = Key::Vector { dtype: wide(dtype), sizes: [m * n, k], transposed, factors };
             vec![Step { key, on: On::Vector(matrix.matrix()?, [x.vector()?, into.vector()?]) }]
         } else if all && b.matrices == 1 && !product.a.transposed && a.is_tall() {
             // Many matrices by one: their rows are those of one tall matrix.
@@ -133,7 +135,7 @@ impl Prepared {
         }
         let (stored, x) = (Stored::of(matrix)?, Stored::of(x)?);
         let into = Stored::new(&stored.storage, [1, 1, m], wide(dtype))?;
-        let key = Key::Vector { sizes, transposed: matrix.transposed, factors: PLAIN };
+        let key = Key::Vector { dtype: wide(dtype), sizes, transposed: matrix.transposed, factors: PLAIN };
         let steps = vec![Step { key, on: On::Vector(stored.matrix()?, [x.vector()?, into.vector()?]) }];
         Ok(Prepared { steps, _read: vec![stored, x], result: into.storage, shape, dtype, what })
     }
@@ -148,7 +150,10 @@ impl Prepared {
         }
         let x = Stored::of(x)?;
         let into = Stored::new(&x.storage, [1, rows, n], wide(dtype))?;
-        let steps = vec![Step { key: Key::SoftMax, on: On::Rows([x.matrix()?, into.matrix()?]) }];
+        let steps = vec![Step {
+            key: Key::SoftMax { dtype: wide(dtype) },
+            on: On::Rows([x.matrix()?, into.matrix()?]),
+        }];
         Ok(Prepared { steps, _read: vec![x], result: into.storage, shape, dtype, what })
     }
 

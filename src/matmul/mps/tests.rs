@@ -4,7 +4,7 @@ use super::*;
 use crate::device;
 use crate::matmul::Product;
 use candle_core::{DType, Device, Tensor};
-use kernels::{KEPT, Kernel, Key, counts, raw, with_kernel};
+use kernels::{KEPT, Kernel, Key, PLAIN, counts, raw, with_kernel};
 use objc2::rc::Retained;
 use objc2_metal::MTLDevice;
 
@@ -70,12 +70,23 @@ fn product(
     b: &Tensor,
     c: Option<(f32, &Tensor)>,
 ) -> Result<Tensor> {
+    product_by(true, metal, alpha, a, b, c)
+}
+
+fn product_by(
+    by_vector: bool,
+    metal: &MetalDevice,
+    alpha: f32,
+    a: &Tensor,
+    b: &Tensor,
+    c: Option<(f32, &Tensor)>,
+) -> Result<Tensor> {
     let (a, b, c) = (Held::new(a), Held::new(b), c.map(|(beta, c)| (beta, Held::new(c))));
     let view = |x: &Held<'_>| View::of(x.input("test")).map(|v| (v.rows, v.cols)).is_some();
     assert!(view(&a) && view(&b), "the test's tensors are views");
     let (a, b) = (View::of(a.input("test")).unwrap(), View::of(b.input("test")).unwrap());
     let c = c.as_ref().map(|(beta, c)| (*beta, c.input("test")));
-    Ok(run(metal, &Product::new(alpha, a, b, c)?)?.tensor())
+    Ok(run(metal, &Product::new(alpha, a, b, c)?, by_vector)?.tensor())
 }
 
 /// A tensor of that shape on the device: as it is, transposed in memory, or part of a larger one.
@@ -116,16 +127,15 @@ fn products_of_all_dtypes_sizes_and_layouts() {
                 let (alpha, added) = factors[(index + how) % 4];
                 let (on_a, on_b) = (laid_out(&a, how % 3, &device), laid_out(&b, how / 3, &device));
                 let on_c = c.to_device(&device).unwrap();
-                let ours =
-                    product(&metal, alpha, &on_a, &on_b, added.map(|(beta, _)| (beta, &on_c))).unwrap();
-                assert_eq!(ours.dims(), [1, m, n]);
-                close(
-                    &ours,
-                    &wants(alpha, &a, &b, added),
-                    k,
-                    dtype,
-                    &format!("{m}x{k} by {k}x{n} {dtype:?} {how}"),
-                );
+                // One row and one column by each of their kernels.
+                let kernels = if m == 1 || n == 1 { &[true, false][..] } else { &[true] };
+                for by_vector in kernels {
+                    let on_c = added.map(|(beta, _)| (beta, &on_c));
+                    let ours = product_by(*by_vector, &metal, alpha, &on_a, &on_b, on_c).unwrap();
+                    assert_eq!(ours.dims(), [1, m, n]);
+                    let what = format!("{m}x{k} by {k}x{n} {dtype:?} {how} {by_vector}");
+                    close(&ours, &wants(alpha, &a, &b, added), k, dtype, &what);
+                }
                 assert_eq!(f64s(&on_c), f64s(&c), "c is not changed");
             }
         }
@@ -152,9 +162,11 @@ fn one_row_or_column_is_a_vector() {
             let (a, b) = (Held::new(&a), Held::new(&b));
             let (a, b) = (View::of(a.input("test")).unwrap(), View::of(b.input("test")).unwrap());
             let product = Product::new(1.0, a, b, None).unwrap();
-            let prepared = Prepared::product(&metal, &product).unwrap();
-            let found = matches!(prepared.steps[0].key, Key::Vector { .. });
-            assert_eq!(found, by_vector, "{m}x31 by 31x{n} {dtype:?} {how}");
+            let found = [true, false].map(|by_vector| {
+                let prepared = Prepared::product(&metal, &product, by_vector).unwrap();
+                matches!(prepared.steps[0].key, Key::Vector { .. })
+            });
+            assert_eq!(found, [by_vector, false], "{m}x31 by 31x{n} {dtype:?} {how}");
         }
     }
 }
@@ -204,7 +216,7 @@ fn products_in_batches() {
     let on_b = b.to_device(&device).unwrap();
     let held_b = Held::new(&on_b);
     let b_view = View::of(held_b.input("test")).unwrap();
-    let ours = run(&metal, &Product::new(1.0, uneven, b_view, None).unwrap()).unwrap().tensor();
+    let ours = run(&metal, &Product::new(1.0, uneven, b_view, None).unwrap(), true).unwrap().tensor();
     let flat = part(&flat.pad_with_zeros(1, 1, 0).unwrap());
     close(&ours, &wants(1.0, &flat, &b, None), 11, DType::F32, "uneven");
 }
@@ -225,8 +237,37 @@ fn rows_that_overlap_are_copied() {
         let windows =
             View { input, batch: 2, rows: 7, cols: 9, stride: 2, batch_stride: 13, transposed: false };
         let b_view = View::of(held_b.input("test")).unwrap();
-        let ours = run(&metal, &Product::new(1.0, windows, b_view, None).unwrap()).unwrap().tensor();
+        let ours = run(&metal, &Product::new(1.0, windows, b_view, None).unwrap(), true).unwrap().tensor();
         close(&ours, &wants(1.0, &a, &b.broadcast_as((2, 9, 4)).unwrap(), None), 9, dtype, "windows");
+    }
+}
+
+/// MPS converts them to the dtype of the result, where these are infinite or zero: Candle's product takes them instead.
+#[test]
+fn factors_that_f16_does_not_have_are_not_rounded_to_it() {
+    let Some((device, metal)) = gpu() else { return };
+    let (a, b, c) =
+        (numbers(&[5, 7], 1, DType::F16), numbers(&[7, 6], 2, DType::F16), numbers(&[5, 6], 3, DType::F16));
+    let [on_a, on_b, on_c] = [&a, &b, &c].map(|x| x.to_device(&device).unwrap());
+    let (held_a, held_b, held_c) = (Held::new(&on_a), Held::new(&on_b), Held::new(&on_c));
+    let (a_view, b_view) = (View::of(held_a.input("test")).unwrap(), View::of(held_b.input("test")).unwrap());
+    // 1/3 is within rounding of what f16 has.
+    for (alpha, beta) in
+        [(1.0, 0.25), (1.0 / 3.0, 1.0), (2e-8, 1.0), (1.0, 2e-8), (66_000.0, 0.0), (1.0, 66_000.0)]
+    {
+        let on_c = Some((beta, held_c.input("test")));
+        let product = Product::new(alpha, a_view, b_view, on_c).unwrap();
+        let taken = (alpha, beta) == (1.0, 0.25);
+        assert_eq!(super::takes_factors(&product), taken, "{alpha} {beta}");
+        let scale = alpha.max(beta).max(1.0);
+        let ours = Backend::Mps.product(Site::Metal(&metal), &product).unwrap().tensor();
+        let wants = wants(alpha, &a, &b, Some((beta, &c)));
+        for (x, y) in f64s(&ours).iter().zip(&f64s(&wants)).filter(|(_, y)| y.abs() < 60_000.0) {
+            assert!(
+                (x - y).abs() <= 4e-3 * (y.abs() + f64::from(scale)),
+                "{alpha} {beta}: wants {y}, got {x}"
+            );
+        }
     }
 }
 
@@ -300,7 +341,8 @@ fn threads_share_queue_and_kernels() {
 #[test]
 fn kernels_are_kept_and_bounded() {
     let Some((_, metal)) = gpu() else { return };
-    let key = |m| Key::Product { sizes: [m, 3, 3], transposed: [false; 2], factors: [0x3f80_0000, 0] };
+    let of = |m, dtype| Key::Product { dtype, sizes: [m, 3, 3], transposed: [false; 2], factors: PLAIN };
+    let key = |m| of(m, DType::F32);
     // Retained, so that no other has its address.
     let kernel = |m| {
         let kernel = with_kernel(&metal, &key(m), |kernel| match kernel {
@@ -312,7 +354,10 @@ fn kernels_are_kept_and_bounded() {
     let first = kernel(999);
     let same = |other| Retained::as_ptr(&first) == Retained::as_ptr(&other);
     assert!(!same(kernel(998)));
+    // Of another dtype there is another.
     let made = counts().1;
+    with_kernel(&metal, &of(999, DType::F16), |_| ()).unwrap();
+    assert!(counts().1 > made);
     for m in 1000..1000 + KEPT + 50 {
         kernel(m);
         // Used again and again, it stays.

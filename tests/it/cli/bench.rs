@@ -61,10 +61,14 @@ fn products_are_measured_kept_and_shown() {
     );
     let shown = run(&place, "doctor --no-measure", None).ok().stdout;
     assert!(shown.contains("3 measured on") && shown.contains("wide"), "{shown}");
+    // What was measured: of what is chosen and of the other backend.
+    assert!(shown.contains("measured, µs") && shown.contains("    8x8 by 8x8              "), "{shown}");
     // Why, of examples: the squares were measured in f32, and nothing in bf16.
     assert!(shown.contains("64x64 by 64x64          f32  "), "{shown}");
+    assert!(shown.contains("64x64 by 64x64          f16  candle   not measured: the default"), "{shown}");
     assert!(shown.contains("fitted: ") && shown.contains("not measured: the default"), "{shown}");
     let facts = run(&place, "doctor --no-measure --json", None).ok().json();
+    assert_eq!(facts["products"][0]["measured"].as_array().unwrap().len(), 3);
     let examples = facts["products"][0]["examples"].as_array().unwrap();
     assert!(examples.iter().any(|e| e["backend"] == "packed" && e["dtype"] == "bf16"), "{examples:?}");
     let shown = run(&place, "doctor --no-measure", Some("candle")).ok().stdout;
@@ -106,6 +110,11 @@ fn kernels_of_layers_are_measured() {
     let backends = |i: usize| entries[i]["times"].as_object().unwrap().len();
     assert_eq!((backends(0), backends(1)), (3, 2), "{entries:?}");
     assert!(entries[0]["times"]["fused"]["median_us"].as_f64().unwrap() > 0.0);
+    // What layers choose is shown beside.
+    let mut command = place.command(&["doctor", "--no-measure"]);
+    command.env("METAL_CANDLE_CACHE", place.path("cache")).env("METAL_CANDLE_KERNELS", "host");
+    let shown = ended(command.spawn().unwrap()).ok().stdout;
+    assert!(shown.contains("; in a layer fused, ") || shown.contains("; in a layer candle, "), "{shown}");
 }
 
 #[test]
@@ -147,6 +156,11 @@ fn an_apple_gpu_is_measured() {
     let entries = table["table"]["entries"].as_array().unwrap();
     assert!(entries.iter().all(|entry| entry["times"]["mps"]["median_us"].as_f64().unwrap() > 0.0));
     assert_eq!(entries.len(), 3);
+    // Of one row, both kernels of MPS.
+    let measure = "bench matmul --device metal --dtype f32 --shape 1x31x17T --seconds 0 --no-save --json";
+    let table = run(&place, measure, None).ok().json();
+    let times = table["table"]["entries"][0]["times"].as_object().unwrap();
+    assert_eq!(times.keys().collect::<Vec<_>>(), ["candle", "fused", "mps", "mps-vector"]);
 }
 
 #[test]
