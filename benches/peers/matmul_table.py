@@ -1,11 +1,11 @@
-"""Renders the tables of docs/matmul.md from what `metal-candle bench matmul --results` wrote."""
+"""Renders the tables of docs/matmul.md from what `metal-candle bench matmul` and `bench overhead` wrote by `--results`."""
 
 import json
 
 from drive import ROOT
 from markdown import digits, table
 
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+PARTS = ["queue", "object", "descriptor", "encode", "commit", "wait", "gpu", "total"]
 PAGE = ROOT / "docs" / "matmul.md"
 
 
@@ -57,12 +57,34 @@ fastest in bold.{share(autos)}
 """
 
 
-def write():
-    """The newest file of each device's name."""
+def overhead(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    about = rows[0]
+    if about["no_timings"]:
+        raise SystemExit(f"{path}: wants times of a GPU, got those of {about['device']}")
+    head = ["n", "mode"] + [f"{part}, µs" for part in PARTS]
+    cell = lambda us: "–" if us is None else digits(us)
+    body = [[str(r["size"]), r["mode"]] + [cell(r[f"{part}_us"]) for part in PARTS] for r in rows]
+    return f"""### {about['device']}
+
+`metal-candle bench overhead --results {path.relative_to(ROOT)}`, {about['date']}, {about['versions']}. Medians.
+
+{table(head, body)}
+"""
+
+
+def put(mark, kind, render):
+    """The newest file of each device's name, between two marks of the page."""
     newest = {}
-    for path in sorted((ROOT / "benches" / "results").glob("*-matmul.jsonl")):
+    for path in sorted((ROOT / "benches" / "results").glob(f"*-{kind}.jsonl")):
         newest[path.name.split("-", 3)[-1]] = path
-    before, rest = PAGE.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    text = "\n".join(section(path) for path in newest.values())
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, rest = PAGE.read_text().split(begin)
+    after = rest.split(end)[1]
+    text = "".join(f"\n{render(path)}\n" for path in newest.values())
+    PAGE.write_text(f"{before}{begin}\n{text}{end}{after}")
+
+
+def write():
+    put("measured", "matmul", section)
+    put("overhead", "overhead", overhead)

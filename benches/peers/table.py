@@ -236,7 +236,7 @@ def readme_table(results):
 def newest(of_gpu):
     """The newest file of results of a GPU, or of a CPU, by its name."""
     files = (ROOT / "benches" / "results").glob("*.jsonl")
-    files = [path for path in files if not path.name.endswith(("-matmul.jsonl", "-jobs.jsonl", "-growth.jsonl"))]
+    files = [path for path in files if not path.name.endswith(("-matmul.jsonl", "-overhead.jsonl", "-jobs.jsonl", "-growth.jsonl"))]
     return max((path for path in files if gpu_table.Results.is_in(path) == of_gpu), default=None)
 
 

@@ -241,7 +241,8 @@ fn what_two_processes_write_at_once_is_all_kept() {
     let children = [0, 1].map(|which| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "matmul::tests::table_of_a_child", "--test-threads=1"]);
-        command.env(CHILD, format!("{which}{}", path.display())).spawn().unwrap()
+        command.env(CHILD, format!("{which}{}", path.display()));
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
     });
     for mut child in children {
         assert!(child.wait().unwrap().success());

@@ -27,8 +27,9 @@
 //! one pass over a result are Apple's to order; that they do on untracked memory Apple does not say.
 //!
 //! A product by itself makes both waits. A [`Batch`] makes the first once for all its products, in [`Batch::commit`], and the
-//! second in [`Pending::wait`]. A failure of either command buffer is an error; of candle's earlier command buffers
-//! candle tells at its next `synchronize`.
+//! second in [`Pending::wait`]. A failure of candle's last command buffer, or of ours, is an error. One of candle's before its last is
+//! told by its next `synchronize`: to ask here, `wait_until_completed` is what there is, and it drops the fences that candle's
+//! passes on other threads wait for (`docs/candle-bugs.md`), which would be a stale read.
 //!
 //! Kernel objects are kept by size, transposes and factors, at most 256, and a command queue for each device. Each call has
 //! an autorelease pool of its own: after a million products on softmetal the queue and the kernel object were what was alive.
