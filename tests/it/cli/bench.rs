@@ -33,7 +33,8 @@ fn products_are_measured_kept_and_shown() {
     // The choice is what the table says, and its time is over that of the best backend of its own run.
     for line in results.iter().filter(|line| line["provider"] == "auto") {
         let us = |name: &str| line[name].as_f64().unwrap();
-        assert_eq!(us("auto_of_best"), us("median_us") / us("best_us"), "{line}");
+        // Numbers of JSON are read to within a few units in the last place.
+        assert!((us("auto_of_best") * us("best_us") / us("median_us") - 1.0).abs() < 1e-12, "{line}");
         let times = |backend: &serde_json::Value| {
             let of = |other: &&serde_json::Value| {
                 (&other["shape"], &other["provider"]) == (&line["shape"], backend)
@@ -41,7 +42,7 @@ fn products_are_measured_kept_and_shown() {
             results.iter().find(of).unwrap()["median_us"].as_f64().unwrap()
         };
         assert!(
-            times(&line["chosen"]) <= 1.02 * times(&"packed".into()).min(times(&"candle".into())),
+            times(&line["chosen"]) <= 1.020001 * times(&"packed".into()).min(times(&"candle".into())),
             "{line}"
         );
         assert!(line["best"] == "packed" || line["best"] == "candle", "{line}");
