@@ -2,13 +2,12 @@
 
 use super::site::{Site, SiteId};
 use super::store;
-use super::table::{Rule, Shape, Table, User};
+use super::table::{Entry, Rule, Shape, Table, User};
 use super::{Backend, Product};
 use crate::kernels::gpu::Gpu;
 use candle_core::{DType, Device, Error, Result};
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{LazyLock, RwLock};
 
 /// A backend, and why it is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +32,44 @@ pub enum Why {
     Unmeasured,
 }
 
-/// A table, and its crossovers for those who multiply.
-struct Known {
-    table: Table,
-    calls: Vec<Rule>,
-    layers: Vec<Rule>,
+/// What follows from a table, for each of those who multiply: found by numbers, since a choice is a part of each product's time.
+pub(super) struct Known {
+    /// In order.
+    measured: Vec<((u8, Shape), [Backend; 2])>,
+    rules: [Vec<Rule>; 2],
 }
 
-static TABLES: LazyLock<Mutex<HashMap<SiteId, Option<Arc<Known>>>>> = LazyLock::new(Default::default);
+static TABLES: RwLock<Vec<(SiteId, Option<Known>)>> = RwLock::new(Vec::new());
+
+/// The dtypes of products, by number.
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+fn number(dtype: DType) -> u8 {
+    DTYPES.iter().position(|known| *known == dtype).unwrap_or(DTYPES.len()) as u8
+}
+
+impl Known {
+    pub fn of(table: &Table) -> Self {
+        let number = |name: &str| DTYPES.iter().position(|dtype| dtype.as_str() == name);
+        let users = [User::Calls, User::Layers];
+        let known = |entry: &Entry| {
+            Some(((number(&entry.dtype)? as u8, entry.shape), users.map(|user| entry.winner_for(user))))
+        };
+        let mut measured: Vec<_> = table.entries.iter().filter_map(known).collect();
+        measured.sort_unstable_by_key(|(key, _)| *key);
+        Known { measured, rules: users.map(|user| table.rules_for(user)) }
+    }
+
+    /// As [`Table::choose_for`]; none for what is like nothing that was measured.
+    pub fn choose(&self, user: User, dtype: DType, shape: &Shape) -> Option<Chosen> {
+        let wanted = (number(dtype), *shape);
+        if let Ok(at) = self.measured.binary_search_by(|(key, _)| key.cmp(&wanted)) {
+            return Some(Chosen { backend: self.measured[at].1[user as usize], why: Why::Measured });
+        }
+        let rule = Rule::of(&self.rules[user as usize], dtype, shape)?;
+        Some(Chosen { backend: rule.backend, why: Why::Fitted })
+    }
+}
 
 thread_local! {
     static FORCED: Cell<Option<Backend>> = const { Cell::new(None) };
@@ -122,15 +151,8 @@ fn pick(site: Site<'_>, user: User, forced: Option<Backend>, dtype: DType, shape
         let takes = computes(backend) && user.admits(dtype.as_str(), backend);
         return Ok(Chosen { backend: if takes { backend } else { user.usual() }, why: Why::Forced });
     }
-    let chosen = known(site).map(|known| {
-        let rules = match user {
-            User::Calls => &known.calls,
-            User::Layers => &known.layers,
-        };
-        known.table.choose_for(user, rules, dtype, shape)
-    });
-    Ok(match chosen {
-        Some(chosen) if chosen.why != Why::Unmeasured && computes(chosen.backend) => chosen,
+    Ok(match known(site, |known| known.choose(user, dtype, shape)) {
+        Some(chosen) if computes(chosen.backend) => chosen,
         _ => Chosen { backend: Backend::default(user, site, dtype), why: Why::Unmeasured },
     })
 }
@@ -165,18 +187,25 @@ impl Rule {
     }
 }
 
-/// The device's table, read once a process.
-fn known(site: Site<'_>) -> Option<Arc<Known>> {
-    let mut tables = TABLES.lock().unwrap_or_else(|e| e.into_inner());
-    let read = || {
-        let table = store::load(&site.key())?;
-        let (calls, layers) = (table.rules_for(User::Calls), table.rules_for(User::Layers));
-        Some(Arc::new(Known { table, calls, layers }))
-    };
-    tables.entry(site.id()).or_insert_with(read).clone()
+/// What `f` finds in the device's table, which is read once a process.
+fn known<R>(site: Site<'_>, f: impl Fn(&Known) -> Option<R>) -> Option<R> {
+    let id = site.id();
+    let tables = TABLES.read().unwrap_or_else(|e| e.into_inner());
+    if let Some((_, known)) = tables.iter().find(|(at, _)| *at == id) {
+        return f(known.as_ref()?);
+    }
+    drop(tables);
+    let mut tables = TABLES.write().unwrap_or_else(|e| e.into_inner());
+    // Another thread may have read it meanwhile.
+    if !tables.iter().any(|(at, _)| *at == id) {
+        tables.push((id, store::load(&site.key()).as_ref().map(Known::of)));
+    }
+    let (_, known) = tables.iter().find(|(at, _)| *at == id)?;
+    f(known.as_ref()?)
 }
 
 /// Makes a new table count in this process.
 pub(super) fn forget(site: Site<'_>) {
-    TABLES.lock().unwrap_or_else(|e| e.into_inner()).remove(&site.id());
+    let id = site.id();
+    TABLES.write().unwrap_or_else(|e| e.into_inner()).retain(|(at, _)| *at != id);
 }

@@ -110,6 +110,44 @@ fn no_choice_of_a_measured_product_is_far_behind_the_best() {
 }
 
 #[test]
+fn what_is_kept_of_a_table_chooses_as_the_table_does() {
+    use Backend::{Candle, Fused, Packed};
+    let entries = ["f32", "f16", "bf16", "f8"].iter().enumerate().flat_map(|(d, dtype)| {
+        let of = move |i: usize| {
+            let us = |j: usize| 1.0 + (((5 * d + i) * 7919 + j * 104_729) % 100) as f64;
+            let shape = Shape::new(1, 16 + i % 5, 8 * i, 1 + 3000 / i);
+            entry(dtype, shape, &[(Candle, us(0)), (Packed, us(1)), (Fused, us(2))])
+        };
+        (1..60).map(of)
+    });
+    let table = Table::new(key("a"), String::new(), entries.collect::<Vec<_>>());
+    let known = choose::Known::of(&table);
+    let shapes: Vec<_> = table.entries.iter().map(|entry| entry.shape).collect();
+    let others = shapes
+        .iter()
+        .map(|shape| Shape { n: shape.n + 1, ..*shape })
+        .chain([square(64), Shape::new(7, 9, 9, 9)]);
+    let shapes: Vec<_> = shapes.iter().copied().chain(others).collect();
+    let mut why = std::collections::HashSet::new();
+    for user in [User::Calls, User::Layers] {
+        for (dtype, shape) in [DType::F32, DType::F16, DType::BF16, DType::F64]
+            .iter()
+            .flat_map(|d| shapes.iter().map(move |s| (*d, s)))
+        {
+            let wanted = table.choose_for(user, &table.rules_for(user), dtype, shape);
+            let found = known.choose(user, dtype, shape);
+            assert_eq!(
+                found,
+                Some(wanted).filter(|chosen| chosen.why != Why::Unmeasured),
+                "{dtype:?} {shape}"
+            );
+            why.insert(format!("{:?}", wanted.why));
+        }
+    }
+    assert_eq!(why.len(), 3, "{why:?}");
+}
+
+#[test]
 fn candle_keeps_what_others_win_by_noise() {
     let times = [(Backend::Candle, 101.0), (Backend::Packed, 100.0)];
     assert_eq!(entry("f32", square(64), &times).winner(), Backend::Candle);
