@@ -111,12 +111,12 @@ fn no_choice_of_a_measured_product_is_far_behind_the_best() {
 
 #[test]
 fn what_is_kept_of_a_table_chooses_as_the_table_does() {
-    use Backend::{Candle, Fused, Packed};
+    use Backend::{Candle, CublasLt, Fused};
     let entries = ["f32", "f16", "bf16", "f8"].iter().enumerate().flat_map(|(d, dtype)| {
         let of = move |i: usize| {
             let us = |j: usize| 1.0 + (((5 * d + i) * 7919 + j * 104_729) % 100) as f64;
             let shape = Shape::new(1, 16 + i % 5, 8 * i, 1 + 3000 / i);
-            entry(dtype, shape, &[(Candle, us(0)), (Packed, us(1)), (Fused, us(2))])
+            entry(dtype, shape, &[(Candle, us(0)), (CublasLt, us(1)), (Fused, us(2))])
         };
         (1..60).map(of)
     });
