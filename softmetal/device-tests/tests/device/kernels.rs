@@ -275,7 +275,8 @@ fn simdgroups(threads: usize) {
         let function = metal.library().newFunctionWithName(&NSString::from_str("small")).expect("a kernel");
         let descriptor = MTLComputePipelineDescriptor::new();
         descriptor.setComputeFunction(Some(&function));
-        descriptor.setThreadGroupSizeIsMultipleOfThreadExecutionWidth(true);
+        // SAFETY: what is dispatched may say otherwise, which is what is tested.
+        unsafe { descriptor.setThreadGroupSizeIsMultipleOfThreadExecutionWidth(true) };
         let made = metal.device.newComputePipelineStateWithDescriptor_options_reflection_error(
             &descriptor,
             MTLPipelineOption::empty(),
