@@ -195,7 +195,8 @@ fn a_seed_fixes_every_loss() -> Result<()> {
         let lora = PeftConfig { r: 4, lora_dropout: 0.2, ..PeftConfig::default() };
         model.add_lora(&lora, seed)?;
         let options = TrainOptions {
-            iters: 6,
+            // On softmetal, where Metal's kernels are tested, a step takes seconds: what differs does so from the first.
+            iters: if device().is_metal() { 2 } else { 6 },
             schedule: Schedule::constant(1e-2)?,
             grad_accumulation_steps: 2,
             seed,
