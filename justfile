@@ -14,7 +14,7 @@ metal-check:
     scripts/metal.sh
 
 # The Metal code on softmetal's software device, under its checker: its own tests, candle's, and this crate's. `quick` is
-# CI's part.
+# CI's part; `softmetal`, `candle`, `kernels`, `crate` and `seeds` are each one.
 metal part="all":
     scripts/softmetal.sh {{part}}
 

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Metal code on a machine without Metal: it runs on softmetal's software device, under its checker.
 #
-#   scripts/softmetal.sh [all]     softmetal's own tests, candle's tests of its Metal backend, and this crate's tests
+#   scripts/softmetal.sh [all]     softmetal's own tests, candle's tests of its Metal backend, and this crate's tests;
+#                                  at most 30 minutes, or it fails
 #   scripts/softmetal.sh quick     what CI runs: softmetal's own tests, and this crate's kernels
-#   scripts/softmetal.sh PART...   of softmetal, candle, kernels, crate, soak
+#   scripts/softmetal.sh PART...   of softmetal, candle, kernels, crate, seeds, soak
 #
 # What a test asks of the device is checked as it runs; a report is a failure (its exit status is 86).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+limit=1800
+took=()
 
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 
@@ -25,59 +29,89 @@ cargo build --release -p softmetal
 
 # Its own tests: of its parts, of the command on a project that knows nothing of it, and of the device, by messages.
 test_softmetal() {
-    step "softmetal's own tests"
-    cargo test --release -p softmetal
+    # One reads candle's shaders, of which no build here has need.
+    cargo fetch --locked
+    CI=${CI:-true} cargo test --release -p softmetal
     "$softmetal" cargo test --manifest-path softmetal/device-tests/Cargo.toml
 }
 
 # Candle's tests, from the published crates: softmetal/candle has what fails and what is reported, and why.
 test_candle() {
-    step "candle's tests of its Metal backend"
     SOFTMETAL=$softmetal softmetal/candle/run.sh
 }
 
 # This crate with `Device::new_metal(0)`, its test `it` or `lib`. Candle's products on the CPU are what tests compare with:
-# they are optimised.
+# they are optimised. Accepted are reports on candle's kernels that these tests run, by their full names.
 on_metal() {
     local target=(--test it)
     [ "$1" = it ] || target=(--lib)
-    METAL_CANDLE_TEST_DEVICE=metal SOFTMETAL_ALLOW=$PWD/softmetal/candle/known-reports.txt "$softmetal" cargo test \
+    METAL_CANDLE_TEST_DEVICE=metal SOFTMETAL_ALLOW=$PWD/softmetal/candle/crate-reports.txt "$softmetal" cargo test \
         --features metal "${target[@]}" --config profile.softmetal.package.gemm.opt-level=3 -- "${@:2}"
 }
 
 # Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products on every backend.
 test_kernels() {
-    step "this crate's kernels on Metal"
     # A wait that is left out, a failure of the GPU, what MPS does not make, what a loop leaves behind.
     on_metal lib matmul::mps
     on_metal it mps:: matmul:: cli::bench::an_apple_gpu ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
 }
 
-# Everything of this crate that runs on a device, but for a test of 120 million logits.
+# Architectures that differ in what they ask of kernels: biases; GeGLU, norms of heads, windows; joined weights, LongRoPE.
+few=qwen2,gemma3,phi3_longrope
+
+# Each test of this crate that runs on a device, but for one of 120 million logits, and one whose other side is the
+# CPU's alone. Tests of models against transformers and PEFT run on every architecture, those against itself on a few.
 test_crate() {
-    step "this crate's tests on Metal"
-    on_metal lib matmul::mps
-    on_metal it mps:: matmul:: cli::bench::an_apple_gpu
-    on_metal it ops:: extremes:: models:: train:: packing:: --skip cli:: --skip linear_cross_entropy_in_parts
+    on_metal lib matmul:: generate::sampler train::optim ops:: kernels::casts device::
+    on_metal it mps:: matmul:: cli::bench::an_apple_gpu cli::device::metal_trains ops:: extremes:: \
+        models::logits models::greedy models::every_variable train::ten_lora_losses adapters::lora_logits \
+        --skip linear_cross_entropy_in_parts
+    METAL_CANDLE_TEST_MODELS=$few on_metal it models:: train:: packing:: adapters:: interchange:: --skip cli:: \
+        --skip models::logits --skip models::greedy --skip models::every_variable --skip train::ten_lora_losses \
+        --skip adapters::lora_logits --skip a_pass_layer_by_layer
     # Layers by MPS, too.
     METAL_CANDLE_MATMUL=mps on_metal it train::ten_lora_losses train::lora_gradients
 }
 
 # A million products, batches and softmaxes by MPS leave nothing behind. Minutes.
 test_soak() {
-    step "a million turns of MPS"
     on_metal lib nothing_grows_in_a_million --ignored --nocapture
 }
 
+# Other orders of threads, threadgroups and dispatches than that of the part `crate`, which is seed 1's. One test is one
+# thread, so they run at once.
+test_seeds() {
+    local seed run runs=()
+    for seed in 2 3; do
+        SOFTMETAL_SEED=$seed on_metal it ops::fused_ops_match_their_references_in_bf16 &
+        runs+=($!)
+    done
+    for run in "${runs[@]}"; do wait "$run"; done
+}
+
 case ${*:-all} in
-all) parts=(softmetal candle crate) ;;
+all) parts=(softmetal candle crate seeds) ;;
 quick) parts=(softmetal kernels) ;;
 *) parts=("$@") ;;
 esac
 for part in "${parts[@]}"; do
     case $part in
-    softmetal | candle | kernels | crate | soak) "test_$part" ;;
-    *) echo "$0: wants softmetal, candle, kernels, crate or soak, got $part" >&2 && exit 2 ;;
+    softmetal) what="softmetal's own tests" ;;
+    candle) what="candle's tests of its Metal backend" ;;
+    kernels) what="this crate's kernels on Metal" ;;
+    crate) what="this crate's tests on Metal" ;;
+    seeds) what="this crate's ops in other orders" ;;
+    soak) what="a million turns of MPS" ;;
+    *) echo "$0: wants softmetal, candle, kernels, crate, seeds or soak, got $part" >&2 && exit 2 ;;
     esac
+    step "$what"
+    since=$SECONDS
+    "test_$part"
+    took+=("$part $((SECONDS - since))s")
 done
 step done
+printf '%s\n' "${took[@]}"
+if [ "${*:-all}" = all ] && [ "$SECONDS" -gt "$limit" ]; then
+    echo "$0: wants at most ${limit}s for all, got ${SECONDS}s" >&2
+    exit 1
+fi

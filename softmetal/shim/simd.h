@@ -43,8 +43,11 @@ template <typename T> struct Sent {
 
 template <typename T> SOFTMETAL_UNCHECKED T read(const Lanes<Sent<T>>& lanes, u32 lane) {
     if (lanes.has(lane)) return lanes.of(lane).value;
-    const char* message = lane < SIMD ? "reads a lane that is not active" : "reads a lane beyond the simdgroup";
-    softmetal_runtime->complain(COMPLAINT_INACTIVE_LANE, message, lanes.site);
+    char message[] = "reads lane 00, which is not active";
+    message[11] = char('0' + lane / 10 % 10);
+    message[12] = char('0' + lane % 10);
+    const char* beyond = "reads a lane beyond the simdgroup";
+    softmetal_runtime->complain(COMPLAINT_INACTIVE_LANE, lane < SIMD ? message : beyond, lanes.site);
     return poison<T>();
 }
 

@@ -25,6 +25,9 @@ pub struct Config {
     pub exit: bool,
     /// `SOFTMETAL_LEAKS=all`: at exit, everything alive is a leak; otherwise what Metal means to live shortly.
     pub leaks: bool,
+    /// `SOFTMETAL_FRESH=zeros`: new buffers hold zeros, as Apple documents them, and reads of what nothing has written
+    /// are found in threadgroup memory only; otherwise they hold a pattern that is recognised.
+    pub zeros: bool,
     /// `SOFTMETAL_NIL`: a class of MPS whose objects cannot be made: `init` gives nil.
     pub nil: Option<String>,
 }
@@ -46,6 +49,7 @@ impl Config {
             allow: set("SOFTMETAL_ALLOW").map(PathBuf::from),
             exit: set("SOFTMETAL_REPORTS").is_none_or(|reports| reports != "continue"),
             leaks: set("SOFTMETAL_LEAKS").is_some_and(|leaks| leaks == "all"),
+            zeros: set("SOFTMETAL_FRESH").is_some_and(|fresh| fresh == "zeros"),
             nil: set("SOFTMETAL_NIL").and_then(|class| class.into_string().ok()),
         }
     }

@@ -182,8 +182,10 @@ struct Allowance {
 
 impl Allowance {
     fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split('#').next()?.split_whitespace();
-        Some(Self { rule: words.next()?.to_owned(), place: words.next().unwrap_or("*").to_owned() })
+        let line = line.split('#').next()?.trim();
+        // A method's place has a space in it.
+        let (rule, place) = line.split_once(char::is_whitespace).unwrap_or((line, "*"));
+        (!rule.is_empty()).then(|| Self { rule: rule.to_owned(), place: place.trim().to_owned() })
     }
 
     fn covers(&self, report: &Report) -> bool {
@@ -225,5 +227,8 @@ mod tests {
         report.place = "rmsnorm".into();
         assert!(!Allowance::parse("Uninitialised softmax").unwrap().covers(&report));
         assert!(Allowance::parse("Uninitialised").unwrap().covers(&report));
+        report.place = "-[MTLDevice newFence]".into();
+        assert!(Allowance::parse("Uninitialised  -[MTLDevice newFence] # why").unwrap().covers(&report));
+        assert!(!Allowance::parse("Uninitialised -[MTLDevice newEvent]").unwrap().covers(&report));
     }
 }

@@ -82,6 +82,19 @@ fn fresh_memory_is_recognised() {
 }
 
 #[test]
+fn fresh_memory_can_be_zeros() {
+    let _alone = alone();
+    // More than are kept back when they are freed, so that the last have memory of the first.
+    for round in 0..5000 {
+        let memory = Allocation::fresh(5003, StorageMode::Shared, "zeros", true).expect("memory");
+        for offset in 0..5003 {
+            assert_eq!(read(&memory, offset), 0, "{round} {offset}");
+            write(&memory, offset, 0xff);
+        }
+    }
+}
+
+#[test]
 fn kernels_find_buffers_by_address() {
     let memory = shared(100, "found");
     let address = memory.memory().address() as usize;

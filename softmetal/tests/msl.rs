@@ -146,6 +146,11 @@ fn what_is_not_known_is_refused_by_its_name() {
     refused("kernel void k(device float* x) {\n device float* threadgroup y[2]; }", 4, "threadgroup");
     refused("threadgroup float y[4];", 3, "threadgroup variable");
     refused("kernel void k(device float* x) {\n#pragma METAL magic\n}", 4, "magic");
+    refused("#pragma METAL fp math_mode(reckless)\nkernel void k() {}", 3, "reckless");
+    refused("#pragma METAL fp contract\nkernel void k() {}", 3, "contract");
+    for known in ["fp contract(off)", "fp math_mode(safe)", "internals : enable"] {
+        library(&format!("kernel void k(device float* x) {{\n#pragma METAL {known}\n x[0] = 1; }}"));
+    }
     refused("#include <metal_texture>", 3, "metal_texture");
     refused("constant int n [[function_constant(N)]];", 3, "`N`");
     refused("float f(float x [[stage_in]]);", 3, "stage_in");

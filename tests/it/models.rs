@@ -15,6 +15,16 @@ use metal_candle::ops::{CrossEntropy, Keys, linear_cross_entropy};
 pub const ALL: [&str; 8] =
     ["llama", "llama2", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "phi3_longrope"];
 
+/// Those that a test of every model runs on: `METAL_CANDLE_TEST_MODELS` names some of [`ALL`], with commas between.
+pub fn chosen() -> impl Iterator<Item = &'static str> {
+    let only = std::env::var("METAL_CANDLE_TEST_MODELS").unwrap_or_default();
+    let named: Vec<String> = only.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    for name in &named {
+        assert!(ALL.contains(&name.as_str()), "METAL_CANDLE_TEST_MODELS: wants some of {ALL:?}, got {name}");
+    }
+    ALL.into_iter().filter(move |name| named.is_empty() || named.iter().any(|only| only == name))
+}
+
 pub fn directory(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
 }
@@ -67,7 +77,7 @@ pub fn loss(model: &Model, ids: &Tensor, targets: &Tensor) -> Tensor {
 
 #[test]
 fn logits_are_transformers() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         let off = distance(&model.logits(&ids, Keys::All).unwrap(), &golden["logits"]);
@@ -81,7 +91,7 @@ fn logits_are_transformers() {
 
 #[test]
 fn both_forms_of_config_json_are_one_model() {
-    for name in ALL.into_iter().filter(|name| *name != "qwen3") {
+    for name in chosen().filter(|name| *name != "qwen3") {
         let new = std::fs::read(directory(name).join("config_v5.json")).unwrap();
         let mut new = Config::from_json(name, serde_json::from_slice(&new).unwrap()).unwrap();
         let mut old = config(name);
@@ -93,7 +103,7 @@ fn both_forms_of_config_json_are_one_model() {
 
 #[test]
 fn greedy_continuations_with_a_cache_are_transformers() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let mut next = input_ids(&golden).narrow(0, 0, 1).unwrap().narrow(1, 0, 8).unwrap();
         let mut cache = model.cache(&[0]);
@@ -109,7 +119,7 @@ fn greedy_continuations_with_a_cache_are_transformers() {
 
 #[test]
 fn a_cache_in_any_chunks_gives_the_logits_of_the_whole() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         for chunk in [1, 5, 24] {
@@ -129,7 +139,7 @@ fn a_cache_in_any_chunks_gives_the_logits_of_the_whole() {
 
 #[test]
 fn a_rewound_cache_continues_from_where_it_was() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         let mut cache = model.cache(&[0, 0]);
@@ -197,7 +207,7 @@ fn padded(ids: &Tensor, lens: &[usize], left: bool) -> Tensor {
 
 #[test]
 fn a_padded_batch_gives_the_logits_of_its_rows_alone() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         let lens = [15, 11];
@@ -218,7 +228,7 @@ fn a_padded_batch_gives_the_logits_of_its_rows_alone() {
 
 #[test]
 fn a_left_padded_batch_decodes_as_its_rows_alone() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         let lens = [10, 4];
@@ -251,7 +261,7 @@ fn a_left_padded_batch_decodes_as_its_rows_alone() {
 
 #[test]
 fn packed_documents_give_the_logits_of_each_alone() {
-    for name in ALL {
+    for name in chosen() {
         let (model, golden) = (model(name), golden(name));
         let ids = input_ids(&golden);
         let firsts: Vec<u32> = [[0; 9].as_slice(), &[9; 15]].concat().repeat(2);
@@ -266,7 +276,7 @@ fn packed_documents_give_the_logits_of_each_alone() {
 
 #[test]
 fn every_variable_gets_a_finite_gradient() {
-    for name in ALL {
+    for name in chosen() {
         let golden = golden(name);
         let ids = input_ids(&golden);
         let mut with_lora = model(name);
@@ -328,7 +338,7 @@ fn a_full_gradient_is_the_slope_of_the_loss() {
 
 #[test]
 fn saved_tensors_load_as_the_same_model() {
-    for name in ALL {
+    for name in chosen() {
         let (first, golden) = (model(name), golden(name));
         let file = tempfile::NamedTempFile::new().unwrap();
         metal_candle::load::safetensors::save(file.path(), first.named_tensors(), &[]).unwrap();
@@ -383,7 +393,7 @@ fn a_multimodal_checkpoint_gives_its_text_model() {
 
 #[test]
 fn half_precision_stays_near_and_keeps_gradients() {
-    for name in ALL {
+    for name in chosen() {
         let golden = golden(name);
         let ids = input_ids(&golden);
         let spread = norm(&golden["lora_logits"]);

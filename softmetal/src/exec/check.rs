@@ -17,7 +17,9 @@
 use super::group::{SIMD, Simdgroup};
 use super::memory::{Memory, like_poison, poison};
 use super::order::{Clock, Context, block, owner};
-use super::shadow::{ATOMIC, Cell, MANY_LANES, MANY_SIMDGROUPS, MANY_THREADGROUPS, Shadow, Stamp};
+use super::shadow::{
+    ATOMIC, Bytes, Cell, MANY_LANES, MANY_SIMDGROUPS, MANY_THREADGROUPS, Readers, Shadow, Stamp,
+};
 use std::collections::HashMap;
 
 /// Which memory it is.
@@ -130,12 +132,13 @@ impl<'a> Checker<'a> {
         let flags = if how.atomic { ATOMIC } else { 0 };
         let stamp = Stamp::new(self.now, self.me.epoch, self.me.thread, flags);
         let mut found = None;
-        shadow.each(offset, size, |offset, cell| {
+        shadow.each(offset, size, |offset, cell, readers, bytes| {
             // The same thread in the same interval again: whoever came between has been compared with it.
             if !how.write && (cell.read == stamp || cell.write == stamp) {
                 return;
             }
-            let finding = self.check_cell(cell, memory, offset, how, stamp, pc);
+            let other = memory.and_then(|memory| self.check_readers(cell, readers, bytes, memory, how));
+            let finding = self.check_cell(cell, memory, offset, how, stamp, pc).or(other);
             if found.is_none() {
                 found = finding.map(|finding| (offset, finding));
             }
@@ -198,8 +201,41 @@ impl<'a> Checker<'a> {
         finding
     }
 
-    /// A stamp for the present use and the one before it, which is not ordered before it. Of several commands only
-    /// the last is remembered.
+    /// Commands that read the cell beside the one that it names: nothing orders them. A read puts the one that it names
+    /// among them before it takes its place; a write is compared with all.
+    #[inline]
+    fn check_readers(
+        &mut self,
+        cell: &Cell,
+        readers: &mut Readers,
+        bytes: Bytes,
+        memory: &Memory,
+        how: Use,
+    ) -> Option<Finding> {
+        let mut finding = None;
+        if how.write {
+            readers.retain(bytes, |old, pc| {
+                let both_atomic = how.atomic && old.is(ATOMIC);
+                if !both_atomic && let Some(how) = self.unordered(old, Some(memory)) {
+                    finding = Some(Finding::Conflict { old, write: false, pc, how });
+                }
+                how.atomic
+            });
+        } else if !cell.read.is_none()
+            && let Some(Unordered::Commands) = self.unordered(cell.read, Some(memory))
+        {
+            // Who is ordered before this read is ordered before what is ordered after it.
+            readers.retain(bytes, |old, _| self.unordered(old, Some(memory)).is_some());
+            let (read, atomic) = (cell.read, cell.read.is(ATOMIC));
+            let same =
+                |old: Stamp| block(old.interval()) == block(read.interval()) && old.is(ATOMIC) == atomic;
+            readers.add(read, cell.read_pc, bytes, same);
+        }
+        finding
+    }
+
+    /// A stamp for the present use and the one before it, which is not ordered before it. Of several commands it is the
+    /// last; `check_readers` has the others that read.
     fn join(&self, old: Stamp, new: Stamp, how: Unordered) -> Stamp {
         let new = if old.is(ATOMIC) { new } else { new.without(ATOMIC) };
         match how {

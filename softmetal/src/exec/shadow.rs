@@ -77,11 +77,60 @@ const PAGE: usize = 1 << PAGE_BITS;
 struct Page {
     shift: u32,
     cells: Box<[Cell]>,
+    readers: Readers,
+}
+
+/// Commands that have read parts of a page and that a later reader, which nothing orders after them, has taken the place
+/// of in the cells.
+#[derive(Default)]
+pub(super) struct Readers(Vec<Reader>);
+
+struct Reader {
+    stamp: Stamp,
+    pc: u32,
+    /// Which of the page's bytes.
+    bytes: [u64; PAGE / 64],
+}
+
+/// The bytes of a cell in its page.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes {
+    word: usize,
+    bits: u64,
+}
+
+impl Readers {
+    /// Remembers a command's read; `same` says which stamps are of that command.
+    pub fn add(&mut self, stamp: Stamp, pc: u32, at: Bytes, same: impl Fn(Stamp) -> bool) {
+        let known = self.0.iter_mut().find(|reader| same(reader.stamp));
+        match known {
+            Some(reader) => reader.bytes[at.word] |= at.bits,
+            None => {
+                let mut bytes = [0; PAGE / 64];
+                bytes[at.word] = at.bits;
+                self.0.push(Reader { stamp, pc, bytes });
+            }
+        }
+    }
+
+    /// Forgets those reads of a cell that `keep` has no more use for.
+    #[inline]
+    pub fn retain(&mut self, at: Bytes, mut keep: impl FnMut(Stamp, u32) -> bool) {
+        if self.0.is_empty() {
+            return;
+        }
+        for reader in &mut self.0 {
+            if reader.bytes[at.word] & at.bits != 0 && !keep(reader.stamp, reader.pc) {
+                reader.bytes[at.word] &= !at.bits;
+            }
+        }
+        self.0.retain(|reader| reader.bytes[at.word] != 0 || reader.bytes.iter().any(|word| *word != 0));
+    }
 }
 
 impl Page {
     fn new() -> Self {
-        Self { shift: 2, cells: vec![Cell::default(); PAGE / 4].into() }
+        Self { shift: 2, cells: vec![Cell::default(); PAGE / 4].into(), readers: Readers::default() }
     }
 
     #[cold]
@@ -103,9 +152,9 @@ impl Shadow {
         Self { pages: Vec::new(), length }
     }
 
-    /// The cells of a range that lies within one page, and the bytes of each.
+    /// The cells of a range that lies within one page, the bytes of each, and the page's readers.
     #[inline]
-    fn cells_in_page(&mut self, offset: usize, size: usize) -> (&mut [Cell], usize) {
+    fn cells_in_page(&mut self, offset: usize, size: usize) -> (&mut [Cell], usize, &mut Readers) {
         if self.pages.is_empty() {
             self.pages.resize_with(self.length.div_ceil(PAGE), || None);
         }
@@ -115,18 +164,27 @@ impl Shadow {
             page.refine(needed);
         }
         let start = offset % PAGE;
-        (&mut page.cells[start >> page.shift..(start + size) >> page.shift], 1 << page.shift)
+        let cells = start >> page.shift..(start + size) >> page.shift;
+        (&mut page.cells[cells], 1 << page.shift, &mut page.readers)
     }
 
-    /// Calls `f` with the offset and the cells of each part of a range that lies inside of the memory.
+    /// Calls `f` with the offset and the cell of each part of a range that lies inside of the memory, and with the other
+    /// readers of its page and which bytes of that it is.
     #[inline]
-    pub fn each(&mut self, offset: usize, size: usize, mut f: impl FnMut(usize, &mut Cell)) {
+    pub fn each(
+        &mut self,
+        offset: usize,
+        size: usize,
+        mut f: impl FnMut(usize, &mut Cell, &mut Readers, Bytes),
+    ) {
         let (mut at, end) = (offset, offset + size);
         while at < end {
             let part = (PAGE - at % PAGE).min(end - at);
-            let (cells, granule) = self.cells_in_page(at, part);
+            let (cells, granule, readers) = self.cells_in_page(at, part);
             for (i, cell) in cells.iter_mut().enumerate() {
-                f(at + i * granule, cell);
+                let here = at + i * granule;
+                let bits = ((1 << granule) - 1) << (here % 64);
+                f(here, cell, readers, Bytes { word: here % PAGE / 64, bits });
             }
             at += part;
         }
@@ -142,14 +200,14 @@ mod tests {
         let mut shadow = Shadow::new(3000);
         let count = |shadow: &mut Shadow, offset, size| {
             let mut offsets = Vec::new();
-            shadow.each(offset, size, |offset, _| offsets.push(offset));
+            shadow.each(offset, size, |offset, _, _, _| offsets.push(offset));
             offsets
         };
         assert_eq!(count(&mut shadow, 1020, 8), [1020, 1024]);
-        shadow.each(1020, 4, |_, cell| cell.write = Stamp::new(7, 1, 33, ATOMIC));
+        shadow.each(1020, 4, |_, cell, _, _| cell.write = Stamp::new(7, 1, 33, ATOMIC));
         assert_eq!(count(&mut shadow, 1022, 1), [1022]);
         assert_eq!(count(&mut shadow, 1020, 8), [1020, 1021, 1022, 1023, 1024]);
-        shadow.each(1023, 1, |_, cell| {
+        shadow.each(1023, 1, |_, cell, _, _| {
             let write = cell.write;
             assert_eq!((write.interval(), write.epoch(), write.thread(), write.simdgroup()), (7, 1, 33, 1));
             assert!(write.is(ATOMIC) && !write.is_many());

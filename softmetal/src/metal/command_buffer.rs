@@ -437,6 +437,9 @@ impl Drop for CommandBuffer {
             let state = self.state();
             (state.status, state.place)
         };
+        if status < Status::Committed {
+            self.queue.shared().close(false);
+        }
         if let (Status::Enqueued, Some(place)) = (status, place) {
             self.queue.shared().abandon(place);
         }

@@ -221,6 +221,10 @@ impl ComputeCommandEncoder {
             Ok(threadgroup) => threadgroup,
             Err(text) => return self.encoder.invalid(selector, format!("{}: {text}", pipeline.name())),
         };
+        if pipeline.whole_simdgroups() && !threadgroup.iter().product::<u32>().is_multiple_of(32) {
+            let text = "wants threadgroups of whole simdgroups, as the pipeline's descriptor says, got";
+            self.encoder.invalid(selector, format!("{}: {text} {threadgroup:?}", pipeline.name()));
+        }
         let retained = self.encoder.retains();
         let mut uses = Vec::new();
         let bound = self.bound(selector, pipeline, &arguments, &mut uses);

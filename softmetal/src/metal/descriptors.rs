@@ -1,5 +1,6 @@
 //! Descriptors of command buffers, queues, passes and pipelines.
 
+use super::device::too_many_threads;
 use super::library::Function;
 use crate::foundation::{Label, NSObject, NSString};
 use crate::objc::{Allocated, Class, Instance, Strong, class};
@@ -61,7 +62,8 @@ impl CommandQueueDescriptor {
         Strong::new(Self { count: AtomicUsize::new(64) })
     }
 
-    fn count(&self) -> usize {
+    /// Command buffers that have not completed, at most.
+    pub(super) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 
@@ -157,10 +159,12 @@ impl ComputePipelineDescriptor {
     }
 
     fn set_max_threads(&self, threads: usize) {
+        too_many_threads("-[MTLComputePipelineDescriptor setMaxTotalThreadsPerThreadgroup:]", threads);
         self.max_threads.store(threads, Relaxed);
     }
 
-    fn whole_simdgroups(&self) -> bool {
+    /// Whether its dispatches are said to have threadgroups of whole simdgroups.
+    pub(super) fn whole_simdgroups(&self) -> bool {
         self.whole_simdgroups.load(Relaxed)
     }
 

@@ -7,7 +7,7 @@ use super::fence::Fence;
 use super::invalid;
 use super::library::{CompileOptions, Function, Library};
 use super::pipeline::ComputePipelineState;
-use super::queue::CommandQueue;
+use super::queue::{CommandQueue, MAX_COMMAND_BUFFERS};
 use super::residency::{ResidencySet, ResidencySetDescriptor};
 use crate::foundation::{NSArray, NSError, NSObject, NSString};
 use crate::objc::{ErrorOut, Instance, Object, Size, Strong, check_at_exit, class};
@@ -162,15 +162,18 @@ impl Device {
     }
 
     fn new_queue(&self) -> Strong<CommandQueue> {
-        CommandQueue::new()
+        CommandQueue::new("-[MTLDevice newCommandQueue]", MAX_COMMAND_BUFFERS)
     }
 
-    fn new_queue_with_count(&self, _count: usize) -> Strong<CommandQueue> {
-        CommandQueue::new()
+    fn new_queue_with_count(&self, count: usize) -> Strong<CommandQueue> {
+        CommandQueue::new("-[MTLDevice newCommandQueueWithMaxCommandBufferCount:]", count)
     }
 
-    fn new_queue_with_descriptor(&self, _: &Instance<CommandQueueDescriptor>) -> Strong<CommandQueue> {
-        CommandQueue::new()
+    fn new_queue_with_descriptor(
+        &self,
+        descriptor: &Instance<CommandQueueDescriptor>,
+    ) -> Strong<CommandQueue> {
+        CommandQueue::new("-[MTLDevice newCommandQueueWithDescriptor:]", descriptor.count())
     }
 
     fn new_buffer(&self, length: usize, options: usize) -> Option<Strong<Buffer>> {
@@ -213,7 +216,7 @@ impl Device {
         function: &Instance<Function>,
         error: ErrorOut,
     ) -> Option<Strong<ComputePipelineState>> {
-        ComputePipelineState::new(function, None, None, error)
+        ComputePipelineState::new(function, None, None, false, error)
     }
 
     fn new_pipeline_with_options(
@@ -224,7 +227,7 @@ impl Device {
         error: ErrorOut,
     ) -> Option<Strong<ComputePipelineState>> {
         no_reflection(reflection);
-        ComputePipelineState::new(function, None, None, error)
+        ComputePipelineState::new(function, None, None, false, error)
     }
 
     fn new_pipeline_with_descriptor(
@@ -239,7 +242,8 @@ impl Device {
             let text = "newComputePipelineStateWithDescriptor: wants a computeFunction, got nil";
             return error.fail(NSError::new("AGXMetal", 3, text));
         };
-        ComputePipelineState::new(&function, descriptor.label(), descriptor.max_threads(), error)
+        let (label, max_threads) = (descriptor.label(), descriptor.max_threads());
+        ComputePipelineState::new(&function, label, max_threads, descriptor.whole_simdgroups(), error)
     }
 
     fn new_fence(&self) -> Strong<Fence> {
@@ -269,6 +273,13 @@ impl Device {
             *cpu = now;
             *gpu = now;
         }
+    }
+}
+
+/// Reports a limit of threads that no device has.
+pub(super) fn too_many_threads(place: &str, threads: usize) {
+    if threads > MAX_THREADS {
+        super::invalid(place, format!("wants at most {MAX_THREADS} threads of a threadgroup, got {threads}"));
     }
 }
 

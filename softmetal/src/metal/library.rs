@@ -1,6 +1,6 @@
 //! `MTLLibrary`, `MTLFunction`, and what they are made with.
 
-use super::device::{Device, device};
+use super::device::{Device, device, too_many_threads};
 use super::invalid;
 use crate::foundation::{Label, NSArray, NSDictionary, NSError, NSObject, NSString};
 use crate::msl::{self, Constants, Options};
@@ -18,6 +18,8 @@ const NEWEST_LANGUAGE: usize = (3 << 16) + 2;
 /// A library.
 pub struct Library {
     library: Arc<msl::Library>,
+    /// Threads of a threadgroup that its kernels are compiled for, if the options say.
+    max_threads: usize,
     label: Label,
 }
 
@@ -33,21 +35,24 @@ class! {
 }
 
 impl Library {
-    /// The library of a text; otherwise what is wrong with it.
+    /// The library of a text; otherwise what is wrong with it. The whole text is read, as Metal's compiler does: each
+    /// kernel is compiled when a pipeline asks for it.
     pub(super) fn new(
         source: &str,
         options: Option<&Instance<CompileOptions>>,
     ) -> Result<Strong<Library>, String> {
+        let max_threads = options.map_or(0, |options| options.max_threads());
         let options = options.map_or_else(CompileOptions::default_options, |options| options.options());
         let library = msl::Library::new(source, &options).map_err(|error| error.to_string())?;
-        Ok(Strong::new(Library { library: Arc::new(library), label: Label::default() }))
+        library.check().map_err(|error| error.to_string())?;
+        Ok(Strong::new(Library { library: Arc::new(library), max_threads, label: Label::default() }))
     }
 
     fn function(&self, name: &str, constants: Constants) -> Option<Strong<Function>> {
         let there = self.library.kernels().any(|kernel| kernel == name);
         there.then(|| {
-            let (library, name) = (self.library.clone(), name.to_owned());
-            Strong::new(Function { library, name, constants, label: Label::default() })
+            let (library, name, max_threads) = (self.library.clone(), name.to_owned(), self.max_threads);
+            Strong::new(Function { library, name, constants, max_threads, label: Label::default() })
         })
     }
 
@@ -95,6 +100,7 @@ pub struct Function {
     library: Arc<msl::Library>,
     name: String,
     constants: Constants,
+    max_threads: usize,
     label: Label,
 }
 
@@ -111,6 +117,11 @@ impl Function {
     /// Its kernel, compiled.
     pub(super) fn kernel(&self) -> Result<Arc<msl::Kernel>, String> {
         self.library.kernel(&self.name, &self.constants).map_err(|error| error.to_string())
+    }
+
+    /// Threads of a threadgroup that its library is compiled for, if the options say.
+    pub(super) fn max_threads(&self) -> Option<usize> {
+        Some(self.max_threads).filter(|&threads| threads != 0)
     }
 
     /// Its name.
@@ -287,6 +298,7 @@ impl CompileOptions {
     }
 
     fn set_max_threads(&self, threads: usize) {
+        too_many_threads("-[MTLCompileOptions setMaxTotalThreadsPerThreadgroup:]", threads);
         self.settings().max_threads = threads;
     }
 }

@@ -12,6 +12,7 @@ mod arena;
 mod fault;
 mod line;
 
+use crate::config::CONFIG;
 use crate::exec::{Memory, memory::poison};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -56,9 +57,19 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// Memory that holds [poison]; none if there is not so much. Reports call it `label` and its length.
+    /// Memory that holds [poison], or zeros by the setting; none if there is not so much. Reports call it `label` and
+    /// its length.
     pub fn new(length: usize, mode: StorageMode, label: impl Into<Arc<str>>) -> Option<Self> {
+        Self::fresh(length, mode, label, CONFIG.zeros)
+    }
+
+    /// Memory that holds [poison] or zeros.
+    pub fn fresh(length: usize, mode: StorageMode, label: impl Into<Arc<str>>, zeros: bool) -> Option<Self> {
         let allocation = Self::reserve(length, mode, label.into())?;
+        if zeros {
+            // Its pages are new to the file, or were punched out of it when they were given back.
+            return Some(allocation);
+        }
         let words = length / 8;
         let address = allocation.memory.address().cast::<u64>();
         for word in 0..words {

@@ -1,6 +1,7 @@
 //! `MTLComputePipelineState`.
 
 use super::device::{Device, MAX_THREADS, device};
+use super::invalid;
 use super::library::Function;
 use crate::exec::abi::Param;
 use crate::foundation::{NSError, NSObject, NSString};
@@ -14,6 +15,7 @@ pub struct ComputePipelineState {
     name: String,
     label: Option<Strong<NSString>>,
     max_threads: usize,
+    whole_simdgroups: bool,
 }
 
 class! {
@@ -32,18 +34,21 @@ impl ComputePipelineState {
         function: &Function,
         label: Option<Strong<NSString>>,
         max_threads: Option<usize>,
+        whole_simdgroups: bool,
         error: ErrorOut,
     ) -> Option<Strong<ComputePipelineState>> {
         match function.kernel() {
             Ok(kernel) => {
-                let limits = [kernel.entry().max_threads as usize, max_threads.unwrap_or(0), MAX_THREADS];
-                let max_threads = limits.into_iter().find(|&limit| limit != 0).unwrap_or(MAX_THREADS);
+                // What is said nearest to the kernel counts.
+                let of_kernel = Some(kernel.entry().max_threads as usize).filter(|&threads| threads != 0);
+                let max_threads = of_kernel.or(max_threads).or(function.max_threads()).unwrap_or(MAX_THREADS);
                 let name = function.text().to_owned();
                 Some(Strong::new(ComputePipelineState {
                     kernel,
                     name,
                     label,
                     max_threads: max_threads.min(MAX_THREADS),
+                    whole_simdgroups,
                 }))
             }
             // CompilerError of the device's compiler.
@@ -73,12 +78,19 @@ impl ComputePipelineState {
         self.max_threads
     }
 
+    /// Whether each threadgroup has whole simdgroups.
+    pub(super) fn whole_simdgroups(&self) -> bool {
+        self.whole_simdgroups
+    }
+
     fn execution_width(&self) -> usize {
         32
     }
 
-    /// Variables in threadgroup memory are counted when a threadgroup makes them: none is known before.
+    /// Variables in threadgroup memory are counted when a threadgroup makes them, so that the question is refused.
     fn static_memory(&self) -> usize {
+        let text = format!("{}: is not known to softmetal before the kernel runs, gives 0", self.name);
+        invalid("-[MTLComputePipelineState staticThreadgroupMemoryLength]", text);
         0
     }
 

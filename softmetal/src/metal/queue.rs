@@ -3,6 +3,7 @@
 use super::command_buffer::CommandBuffer;
 use super::descriptors::CommandBufferDescriptor;
 use super::device::{Device, device};
+use super::invalid;
 use super::memory::{Allocation, Token};
 use super::order::Knowledge;
 use super::residency::ResidencySet;
@@ -49,7 +50,7 @@ pub(crate) fn wait_until_idle(timeout: Duration) {
 static QUEUES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// Command buffers that a queue has at once, at most: Metal's default.
-const MAX_COMMAND_BUFFERS: usize = 64;
+pub(super) const MAX_COMMAND_BUFFERS: usize = 64;
 
 /// How many command buffers, and how many encoders, are no leak although they live at the end of the process: those of a
 /// queue that the program holds itself, as in a static variable, unless they are more than a queue can have.
@@ -62,7 +63,7 @@ pub(crate) fn held_at_exit() -> (usize, usize) {
         // Each command buffer holds the queue once.
         let by_program = queue.as_object().retain_count() > buffers;
         let encoders = queue.shared.encoders.load(Ordering::Relaxed);
-        (by_program && buffers <= MAX_COMMAND_BUFFERS).then_some((buffers, encoders))
+        (by_program && buffers <= queue.shared.max).then_some((buffers, encoders))
     });
     held.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
@@ -76,11 +77,22 @@ struct Line {
     closed: bool,
 }
 
+/// Command buffers that have not completed.
+#[derive(Default)]
+struct Open {
+    all: usize,
+    committed: usize,
+}
+
 /// What the queue and its thread share.
 pub(super) struct Shared {
     id: u64,
+    /// Command buffers that have not completed, at most.
+    max: usize,
     line: Mutex<Line>,
     changed: Condvar,
+    open: Mutex<Open>,
+    room: Condvar,
     /// Command buffers that live.
     pub buffers: AtomicUsize,
     /// Encoders that live.
@@ -90,6 +102,33 @@ pub(super) struct Shared {
 impl Shared {
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Another command buffer: waits, as Metal does, until so few have not completed that there may be one more.
+    fn make_room(&self) {
+        let full = |open: &mut Open| open.all >= self.max && open.committed > 0;
+        let mut open = self.room.wait_while(self.open(), full).unwrap_or_else(|e| e.into_inner());
+        if open.all >= self.max {
+            let max = self.max;
+            let text = format!(
+                "wants at most {max} command buffers of a queue that have not completed, got {max} before it and none \
+                 of them committed: Metal waits for ever"
+            );
+            invalid("-[MTLCommandQueue commandBuffer]", text);
+        }
+        open.all += 1;
+    }
+
+    /// A command buffer has completed, or will never be committed.
+    pub fn close(&self, committed: bool) {
+        let mut open = self.open();
+        open.all -= 1;
+        open.committed -= usize::from(committed);
+        self.room.notify_all();
     }
 
     /// The queue's number.
@@ -109,6 +148,7 @@ impl Shared {
     /// The command buffer at a place may run.
     pub fn commit(&self, place: u64, buffer: Strong<CommandBuffer>, uses: Vec<(Weak<Allocation>, Token)>) {
         BUSY.begin();
+        self.open().committed += 1;
         let mut line = self.line();
         line.unobserved.push(Unobserved { commit: place, uses });
         if let Some(waiting) = line.waiting.iter_mut().find(|(at, _)| *at == place) {
@@ -174,17 +214,29 @@ class! {
 }
 
 impl CommandQueue {
-    /// A queue with a thread.
-    pub(super) fn new() -> Strong<CommandQueue> {
+    /// A queue with a thread, and with so many command buffers that have not completed, at most.
+    pub(super) fn new(place: &str, max: usize) -> Strong<CommandQueue> {
+        if max == 0 {
+            invalid(place, "wants at least one command buffer, got 0");
+        }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (buffers, encoders) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let shared =
-            Arc::new(Shared { id, line: Mutex::default(), changed: Condvar::new(), buffers, encoders });
+        let shared = Arc::new(Shared {
+            id,
+            max: max.max(1),
+            line: Mutex::default(),
+            changed: Condvar::new(),
+            open: Mutex::default(),
+            room: Condvar::new(),
+            buffers,
+            encoders,
+        });
         let worker = shared.clone();
         let thread = std::thread::Builder::new().name(format!("queue {id}")).spawn(move || {
             while let Some((place, buffer)) = worker.next() {
                 with_pool(|| run::run(&worker, place, buffer));
+                worker.close(true);
                 BUSY.end();
             }
         });
@@ -217,10 +269,12 @@ impl CommandQueue {
     }
 
     fn command_buffer(this: &Instance<CommandQueue>) -> Strong<CommandBuffer> {
+        this.shared.make_room();
         CommandBuffer::new(this.retain(), true)
     }
 
     fn command_buffer_unretained(this: &Instance<CommandQueue>) -> Strong<CommandBuffer> {
+        this.shared.make_room();
         CommandBuffer::new(this.retain(), false)
     }
 
@@ -228,6 +282,7 @@ impl CommandQueue {
         this: &Instance<CommandQueue>,
         descriptor: &Instance<CommandBufferDescriptor>,
     ) -> Strong<CommandBuffer> {
+        this.shared.make_room();
         CommandBuffer::new(this.retain(), descriptor.retains())
     }
 

@@ -6,8 +6,17 @@ use super::storage::REFUSED_SPACES;
 use super::token::{Kind, Text, Token, close, close_angle, split_commas, text, tokens as made};
 use super::values::is_vector;
 
-/// Pragmas that change nothing here: contraction is off, and every function is as precise as it can be.
-const METAL_PRAGMAS: [&str; 2] = ["fp", "internals"];
+/// Pragmas that change nothing here: operations are never contracted, reordered or taken to be finite, which is what
+/// the strictest of each asks for and the others allow.
+const METAL_PRAGMAS: [&[&str]; 7] = [
+    &["fp", "contract", "off"],
+    &["fp", "contract", "on"],
+    &["fp", "contract", "fast"],
+    &["fp", "math_mode", "safe"],
+    &["fp", "math_mode", "relaxed"],
+    &["fp", "math_mode", "fast"],
+    &["internals", "enable"],
+];
 
 /// Drops Metal's own pragmas, those that are known.
 pub fn directives(source: &Text, tokens: &[Token]) -> Result<Vec<Token>, CompileError> {
@@ -18,7 +27,7 @@ pub fn directives(source: &Text, tokens: &[Token]) -> Result<Vec<Token>, Compile
                 token.text[1..].split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
             match words[..] {
-                ["pragma", "METAL", what, ..] if METAL_PRAGMAS.contains(&what) => continue,
+                ["pragma", "METAL", ref what @ ..] if METAL_PRAGMAS.contains(&what) => continue,
                 ["pragma", "METAL", ..] => {
                     return Err(source.error(token.place, format_args!("`{}` is not supported", token.text)));
                 }

@@ -127,9 +127,14 @@ impl Launch {
 
     /// Runs it after commands that are ordered before it, or are not.
     pub fn run_after(&self, seed: u64, ordered: bool) -> (u64, Result<(), Fault>) {
+        self.run_where(seed, &|_| ordered)
+    }
+
+    /// Runs it after commands of which some are ordered before it.
+    pub fn run_where(&self, seed: u64, ordered: &dyn Fn(u64) -> bool) -> (u64, Result<(), Fault>) {
         let kernel = KERNELS.get(self.kernel).unwrap_or_else(|| panic!("no kernel {}", self.kernel)).clone();
         let command = command();
-        let ordered = |_: u64, _: &Memory| ordered;
+        let ordered = |command: u64, _: &Memory| ordered(command);
         let dispatch = Dispatch {
             kernel,
             arguments: self.arguments.clone(),

@@ -308,7 +308,7 @@ fn complaints_say_where() {
     let outcome = floats("shuffle_xor", 1, |_| 1);
     assert_eq!(
         outcome.complaints,
-        [(COMPLAINT_INACTIVE_LANE, "reads a lane that is not active".to_owned(), line)]
+        [(COMPLAINT_INACTIVE_LANE, "reads lane 01, which is not active".to_owned(), line)]
     );
 }
 

@@ -9,6 +9,7 @@ use objc2_metal::*;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -18,6 +19,8 @@ pub fn cases() -> Vec<Case> {
         ("command_buffers_run_asynchronously", command_buffers_run_asynchronously, Clean),
         ("queue_keeps_the_order_of_enqueue", queue_keeps_the_order_of_enqueue, Clean),
         ("compile_error_names_the_line", compile_error_names_the_line, Clean),
+        ("queue_waits_for_room", queue_waits_for_room, Clean),
+        ("queue_without_room", queue_without_room, Report(&["Validation", "commandBuffer", "at most 1"])),
         ("residency_set_holds_members", residency_set_holds_members, Clean),
         ("labels_and_groups", labels_and_groups, Clean),
         ("commit_twice", commit_twice, Report(&["Validation", "commit", "committed before"])),
@@ -144,14 +147,41 @@ fn compile_error_names_the_line() {
     let source = NSString::from_str(
         "#include <metal_stdlib>\nkernel void f(device float* x [[buffer(0)]]) {\n  x[0] = unknown;\n}\n",
     );
-    let made = metal.device.newLibraryWithSource_options_error(&source, None).and_then(|library| {
-        let function = library.newFunctionWithName(&NSString::from_str("f")).expect("a function");
-        metal.device.newComputePipelineStateWithFunction_error(&function)
-    });
-    let error = made.expect_err("an error");
+    // The library's own error, as Metal's is, although nobody has asked for the kernel.
+    let error = metal.device.newLibraryWithSource_options_error(&source, None).expect_err("an error");
     let text = error.to_string();
-    assert!(text.contains("unknown") && text.contains('3'), "{text}");
+    assert!(text.contains("unknown") && text.contains("program_source:3:"), "{text}");
+    assert_eq!((error.domain().to_string().as_str(), error.code()), ("MTLLibraryErrorDomain", 3));
     assert!(metal.library().newFunctionWithName(&NSString::from_str("absent")).is_none());
+}
+
+fn queue_waits_for_room() {
+    let metal = Metal::new();
+    let queue = metal.device.newCommandQueueWithMaxCommandBufferCount(2).expect("a queue");
+    let mut committed = Vec::new();
+    for _ in 0..5 {
+        let commands = queue.commandBuffer().expect("a command buffer");
+        let slow = RcBlock::new(move |_: NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
+            std::thread::sleep(Duration::from_millis(30));
+        });
+        // SAFETY: a block that is copied.
+        unsafe { commands.addScheduledHandler(RcBlock::as_ptr(&slow)) };
+        commands.commit();
+        committed.push(commands);
+        if let Some(before) = committed.len().checked_sub(3) {
+            assert_eq!(committed[before].status(), MTLCommandBufferStatus::Completed);
+        }
+    }
+    committed[4].waitUntilCompleted();
+}
+
+fn queue_without_room() {
+    let queue = Metal::new().device.newCommandQueueWithMaxCommandBufferCount(1).expect("a queue");
+    let first = queue.commandBuffer();
+    assert!(first.is_some() && queue.commandBuffer().is_some());
+    drop(first);
+    // Those two went without a commit, and leave their room.
+    assert!(queue.commandBuffer().is_some());
 }
 
 fn residency_set_holds_members() {

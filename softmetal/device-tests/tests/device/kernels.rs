@@ -37,6 +37,19 @@ pub fn cases() -> Vec<Case> {
             || threads("small", 128),
             Report(&["Validation", "at most 64 threads"]),
         ),
+        ("threads_that_the_library_is_compiled_for", threads_of_the_library, Clean),
+        (
+            "more_threads_than_there_are",
+            more_threads_than_there_are,
+            Report(&["Validation", "MTLCompileOptions", "at most 1024 threads"]),
+        ),
+        ("whole_simdgroups", || simdgroups(64), Clean),
+        ("part_of_a_simdgroup", || simdgroups(48), Report(&["Validation", "whole simdgroups", "[48, 1, 1]"])),
+        (
+            "threadgroup_memory_asked_for",
+            threadgroup_memory_asked_for,
+            Report(&["Validation", "staticThreadgroupMemoryLength", "is not known"]),
+        ),
         ("as_many_threads_as_the_kernel_takes", || threads("small", 64), Clean),
         (
             "threadgroup_memory_not_of_16",
@@ -236,6 +249,47 @@ fn threads(kernel: &str, threads: usize) {
         set_bytes(encoder, 1, &1.0f32);
         encoder.dispatchThreads_threadsPerThreadgroup(size(COUNT), size(threads));
     });
+}
+
+/// The options count where the kernel says nothing.
+fn threads_of_the_library() {
+    let metal = Metal::new();
+    let options = MTLCompileOptions::new();
+    options.setMaxTotalThreadsPerThreadgroup(256);
+    let source = NSString::from_str(SOURCE);
+    let made = metal.device.newLibraryWithSource_options_error(&source, Some(&options));
+    let library = made.expect("a library");
+    for (name, threads) in [("fill", 256), ("small", 64)] {
+        let function = library.newFunctionWithName(&NSString::from_str(name)).expect("a kernel");
+        let made = metal.device.newComputePipelineStateWithFunction_error(&function);
+        assert_eq!(made.expect("a pipeline").maxTotalThreadsPerThreadgroup(), threads, "{name}");
+    }
+}
+
+fn more_threads_than_there_are() {
+    MTLCompileOptions::new().setMaxTotalThreadsPerThreadgroup(2048);
+}
+
+fn simdgroups(threads: usize) {
+    encode(|metal, encoder, y| {
+        let function = metal.library().newFunctionWithName(&NSString::from_str("small")).expect("a kernel");
+        let descriptor = MTLComputePipelineDescriptor::new();
+        descriptor.setComputeFunction(Some(&function));
+        // SAFETY: what is dispatched may say otherwise, which is what is tested.
+        unsafe { descriptor.setThreadGroupSizeIsMultipleOfThreadExecutionWidth(true) };
+        let made = metal.device.newComputePipelineStateWithDescriptor_options_reflection_error(
+            &descriptor,
+            MTLPipelineOption::empty(),
+            None,
+        );
+        encoder.setComputePipelineState(&made.expect("a pipeline"));
+        set(encoder, 0, y);
+        encoder.dispatchThreads_threadsPerThreadgroup(size(COUNT), size(threads));
+    });
+}
+
+fn threadgroup_memory_asked_for() {
+    assert_eq!(Metal::new().pipeline("fill").staticThreadgroupMemoryLength(), 0);
 }
 
 fn threadgroup_memory_not_of_16() {

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         ("host_writes_too_early", host_writes_too_early, Report(&["Hazard", "host"])),
         ("host_has_polled", host_has_polled, Clean),
         ("host_saw_a_shared_event", host_saw_a_shared_event, Clean),
+        ("host_saw_an_earlier_signal", host_saw_an_earlier_signal, Report(&["Hazard", "host", "got a read"])),
         ("host_signals_a_command_buffer", host_signals_a_command_buffer, Clean),
     ]
 }
@@ -144,6 +145,22 @@ fn host_saw_a_shared_event() {
     assert!(event.waitUntilSignaledValue_timeoutMS(5, 10_000));
     assert_eq!(event.signaledValue(), 5);
     assert_all(&buffer, 0.0);
+    commands.waitUntilCompleted();
+}
+
+/// The signal comes before the write that the host relies on.
+fn host_saw_an_earlier_signal() {
+    let metal = Metal::new();
+    let buffer = metal.filled(1.0, SHARED);
+    let event = metal.device.newSharedEvent().expect("an event");
+    let commands = metal.commands();
+    commands.encodeSignalEvent_value(ProtocolObject::from_ref(&*event), 5);
+    let encoder = blit(&commands);
+    zero(&encoder, &buffer);
+    encoder.endEncoding();
+    commands.commit();
+    assert!(event.waitUntilSignaledValue_timeoutMS(5, 10_000));
+    read(&buffer);
     commands.waitUntilCompleted();
 }
 
