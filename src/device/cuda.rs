@@ -124,6 +124,13 @@ fn pool(index: usize) -> Result<sys::CUmemoryPool> {
     Ok(pool)
 }
 
+/// Gives memory that the pool keeps and does not use back to the GPU.
+pub(super) fn release_kept(device: &CudaDevice) -> Result<()> {
+    device.cuda_stream().synchronize().map_err(reason)?;
+    // SAFETY: the pool is the device's own.
+    unsafe { sys::cuMemPoolTrimTo(pool(index(device))?, 0) }.result().map_err(reason)
+}
+
 pub(super) fn gpus() -> Result<Vec<CudaGpu>> {
     let (count, driver) = (count()?, driver_version()?);
     let gpu = |index: usize| {

@@ -124,7 +124,10 @@ impl Buffer {
         let shape = shape.into();
         let storage = match gpu {
             #[cfg(feature = "cuda")]
-            Gpu::Cuda(device) => Storage::Cuda(device.zeros_impl(&shape, dtype)?),
+            Gpu::Cuda(device) => Storage::Cuda(match super::cuda::graph::captured(device) {
+                Some(stream) => super::cuda::zeros(device, &stream, shape.elem_count(), dtype)?,
+                None => device.zeros_impl(&shape, dtype)?,
+            }),
             #[cfg(feature = "metal")]
             Gpu::Metal(device) => Storage::Metal(device.zeros_impl(&shape, dtype)?),
             #[cfg(feature = "host")]

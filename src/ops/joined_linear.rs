@@ -8,7 +8,7 @@ use super::linear::{FEW, Few, begun};
 use super::lora_linear::Up;
 use crate::kernels::casts;
 use crate::kernels::gpu::{self, Buffer, Gpu, Operand};
-use crate::kernels::tape::{contiguous, follow, recording, tracked};
+use crate::kernels::tape::{contiguous, follow, in_order, plain, recording, tracked};
 use crate::kernels::{Held, with_inputs};
 use candle_core::{D, DType, Result, Tensor};
 
@@ -78,7 +78,7 @@ pub(crate) fn joined_linear(
     let needs: Vec<bool> = inputs.iter().map(tracked).collect();
     let of = x.clone();
     let backward = move |g: &Tensor| {
-        let g = g.contiguous()?;
+        let g = in_order(g)?;
         gpu::on(&g, |gpu| layers.backward(gpu, &of, t.as_ref(), &g, &needs))
             .unwrap_or_else(|| candle_core::bail!("{OP}: wants a gradient on the GPU"))
     };
@@ -102,6 +102,7 @@ fn joined<'a>(
     }
     drop(inputs);
     drop(held);
+    factors.first().map_or(Ok(()), |factor| plain(factor))?;
     let cast: Vec<Tensor> =
         factors.iter().map(|factor| factor.detach().to_dtype(dtype)).collect::<Result<_>>()?;
     Ok(Some(Factors::Made(Tensor::cat(&cast, 0)?)))

@@ -38,7 +38,7 @@ pub(crate) use crate::kernels::cpu::in_pool;
 pub use crate::kernels::cpu::simd_name;
 // For benchmarks of a backward pass as the trainer runs it. A plain Candle op on a recorded tensor would be a gap.
 #[cfg(feature = "cuda")]
-pub(crate) use crate::kernels::cuda::graph;
+pub(crate) use crate::kernels::cuda::{ahead::compile_ahead, graph};
 pub use crate::kernels::gemm::fast_bf16;
 #[doc(hidden)]
 pub use crate::kernels::tape::{Gradients, Tape};

@@ -10,7 +10,7 @@ use metal_candle::train::checkpoint::Checkpoint;
 use metal_candle::train::data::{self, Batch, ModelEncoder};
 use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::schedule::Schedule;
-use metal_candle::train::step::{GradCheckpoint, Gradients, StepOptions, loss_and_gradients};
+use metal_candle::train::step::{GradCheckpoint, Gradients, StepOptions, Stepper, loss_and_gradients};
 use metal_candle::train::trainer::{Event, TrainOptions, train};
 use metal_candle::{Error, Result};
 use std::collections::HashMap;
@@ -155,6 +155,44 @@ fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
 }
 
 /// The trainer's tape and Candle's autograd run the same gradients in another order.
+/// On a CUDA GPU, steps from the third on are graphs.
+#[test]
+fn a_stepper_gives_what_single_steps_give() -> Result<()> {
+    let dtype = if device().is_cuda() { DType::BF16 } else { DType::F32 };
+    for name in ["llama", "qwen2", "qwen3", "mistral"] {
+        for grad_checkpoint in [GradCheckpoint::None, GradCheckpoint::First(1), GradCheckpoint::All] {
+            let (model, first, _) = golden_on(&device(), dtype, name)?;
+            let vars = model.trainable();
+            let mut optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
+            let mut stepper = Stepper::new(&model, &vars)?;
+            let options = StepOptions { grad_checkpoint, dropout_seed: Some(3) };
+            for step in 0..7 {
+                let mut batch = first.clone();
+                batch.input_ids.rotate_left(step % 5);
+                batch.targets.rotate_left(step % 3);
+                let weight = 1.0 / (1 + step) as f64;
+                let (mut found, mut wanted) = (Gradients::default(), Gradients::default());
+                // Two batches of a step are added up.
+                for times in 1..=2 {
+                    let weight = weight * times as f64;
+                    let loss = stepper.backward(&batch, weight, options, &mut found)?.to_scalar::<f32>()?;
+                    let alone = loss_and_gradients(&model, &vars, &batch, weight, options, &mut wanted)?;
+                    assert!((loss - alone).abs() <= 1e-2 * alone, "{name}, step {step}: {loss}, not {alone}");
+                }
+                for (var_name, var) in &vars {
+                    let (a, b) = (found.get(var).unwrap(), wanted.get(var).unwrap());
+                    let largest = b.abs()?.max_all()?.to_scalar::<f32>()?;
+                    let off = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                    assert!(off <= 2e-2 * largest, "{name}, step {step}, {var_name}: off by {off} of {largest}");
+                }
+                optimizer.step(&vars, &found, 1e-3, Some(1.0))?;
+            }
+            assert_eq!(stepper.graphs(), usize::from(device().is_cuda()), "{name}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
     for name in MODELS {

@@ -8,6 +8,8 @@ use crate::kernels::casts::{self, Copied};
 use crate::kernels::gpu::{self, Arg};
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Operand};
 use crate::kernels::rows::Rows;
+#[cfg(feature = "cuda")]
+use crate::kernels::tape::in_order;
 use crate::kernels::{Input, with_inputs};
 use crate::matmul::{Shape, by_own_kernel};
 use bytemuck::NoUninit;
@@ -54,7 +56,7 @@ impl<'a> Cast<'a> {
 /// Writes `x` into `to`, of its shape and any dtype, which must be contiguous.
 #[cfg(feature = "cuda")]
 pub(crate) fn cast_into(x: &Tensor, to: &Tensor) -> Result<()> {
-    let (x, held) = (x.contiguous()?, Held::new(to));
+    let (x, held) = (in_order(x)?, Held::new(to));
     let to = held.input(OP);
     let cols = x.dims().last().copied().unwrap_or(1);
     let done = gpu::on(&x, |gpu| {
