@@ -208,7 +208,7 @@ impl Model {
     }
 
     /// Runs the layers on tokens that follow those in `cache`, and adds theirs to it.
-    fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+    pub(super) fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let (rows, len) = input_ids.dims2()?;
         self.check_cache(rows, cache)?;
         let at = cache.len();

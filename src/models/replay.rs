@@ -75,7 +75,7 @@ impl Model {
     /// rows.
     fn is_replayable(&self, rows: usize) -> bool {
         let casts = rows > ops::FEW_ROWS && self.dtype != DType::F32;
-        self.is_fixed() && !(casts && self.loras().any(|lora| lora.enabled))
+        self.is_fixed() && !(casts && self.each_lora().any(|lora| lora.enabled))
     }
 
     /// Whether graphs are wanted, rotations are those of a fixed table, and nothing is computed of weights in each pass.
@@ -86,7 +86,7 @@ impl Model {
         graphs_are_wanted()
             && self.embed_tokens.weight.dtype() == self.dtype
             && self.config.ropes.iter().all(|rope| fixed(&rope.scaling))
-            && !self.loras().any(|lora| lora.magnitude.is_some())
+            && !self.each_lora().any(|lora| lora.magnitude.is_some())
     }
 
     /// Whether a training step over batches of one shape can be captured: one of LoRA's factors, without dropout.
@@ -108,12 +108,12 @@ impl Model {
             && !self.embed_tokens.weight.is_variable()
             && !self.head().is_variable()
             && self.each_linear().all(frozen)
-            && self.loras().all(factors))
+            && self.each_lora().all(factors))
     }
 
     /// Whether a pass may run without its kernels: DoRA keeps norms that they compute.
     pub(crate) fn is_compiled_ahead(&self) -> bool {
-        !self.loras().any(|lora| lora.magnitude.is_some())
+        !self.each_lora().any(|lora| lora.magnitude.is_some())
     }
 
     /// Compiles the kernels of a first prompt and of the tokens after it, several at a time.
@@ -136,7 +136,7 @@ impl Model {
         ops::in_pool(|| ops::compile_ahead(device, work)).ok();
     }
 
-    fn loras(&self) -> impl Iterator<Item = &Lora> {
+    fn each_lora(&self) -> impl Iterator<Item = &Lora> {
         self.each_linear().filter_map(|linear| linear.lora.as_ref())
     }
 

@@ -303,7 +303,8 @@ mod tests {
                     })
                     .collect();
                 let run = || joined_linear(&x, &w, bias.as_ref(), &parts, onto.as_ref());
-                let y = casts::during(&factors, dtype, run)?;
+                let copies = casts::Table::new(&factors, dtype)?;
+                let y = casts::during(copies.as_ref(), run)?;
                 return y.ok_or_else(|| candle_core::Error::Msg("wants a joined product".into()));
             }
             let mut at = 0;

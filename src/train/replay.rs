@@ -99,8 +99,7 @@ impl Stepper<'_> {
         if !self.replays.possible || !matches!(batch.keys(), Keys::All) || !self.is_sound(batch) {
             return Ok(None);
         }
-        let shape =
-            Shape { rows: batch.batch, len: batch.seq_len, grad_checkpoint: options.grad_checkpoint };
+        let shape = Shape { rows: batch.batch, len: batch.seq_len, grad_checkpoint: options.grad_checkpoint };
         if let Some(at) = self.replays.graphs.iter().position(|replay| replay.shape == shape) {
             let mut replay = self.replays.graphs.remove(at);
             replay.inputs.set(batch, weight)?;

@@ -183,7 +183,10 @@ fn a_stepper_gives_what_single_steps_give() -> Result<()> {
                     let (a, b) = (found.get(var).unwrap(), wanted.get(var).unwrap());
                     let largest = b.abs()?.max_all()?.to_scalar::<f32>()?;
                     let off = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
-                    assert!(off <= 2e-2 * largest, "{name}, step {step}, {var_name}: off by {off} of {largest}");
+                    assert!(
+                        off <= 2e-2 * largest,
+                        "{name}, step {step}, {var_name}: off by {off} of {largest}"
+                    );
                 }
                 optimizer.step(&vars, &found, 1e-3, Some(1.0))?;
             }

@@ -74,7 +74,8 @@ fn versions() -> String {
 
 fn compile(Source { name, text, options }: &Source) -> Result<Vec<u8>> {
     let failed = |e| Error::Msg(format!("{name}: {e:?}"));
-    let (text, file) = (CString::new(text.as_str()).map_err(Error::wrap)?, CString::new(*name).map_err(Error::wrap)?);
+    let (text, file) =
+        (CString::new(text.as_str()).map_err(Error::wrap)?, CString::new(*name).map_err(Error::wrap)?);
     let program = Program(nvrtc::create_program(&text, Some(&file)).map_err(failed)?);
     // SAFETY: the program is alive.
     let mut compiled = unsafe { nvrtc::compile_program(program.0, options) };
