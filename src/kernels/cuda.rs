@@ -4,7 +4,7 @@ pub(crate) mod ahead;
 mod compile;
 mod gemm;
 pub(crate) mod graph;
-pub(super) mod profile;
+pub(crate) mod profile;
 pub(crate) mod readback;
 
 use super::gpu::{Arg, Key, Launch, source};

@@ -49,7 +49,7 @@ pub struct Tape {
 }
 
 /// Gradients by tensor.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl Gradients {

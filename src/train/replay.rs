@@ -10,7 +10,7 @@ use super::step::{GradCheckpoint, Gradients, Inputs, StepOptions, Stepper};
 use crate::device;
 use crate::error::Result;
 use crate::kernels::cpu::in_pool;
-use crate::kernels::cuda::{ahead, graph::Graph};
+use crate::kernels::cuda::{ahead, graph::Graph, profile};
 use crate::kernels::gather::gather;
 use crate::kernels::gpu::Gpu;
 use crate::models::Model;
@@ -19,10 +19,10 @@ use candle_core::{DType, Device, Tensor, Var};
 
 /// Steps of a shape that run without a graph: data of few lengths has them, and a graph costs more than two steps.
 const RUNS: usize = 2;
-/// Graphs that are kept.
-const GRAPHS: usize = 4;
+/// Graphs that are kept. Their memory is one: a graph's is free for others once it has run.
+const GRAPHS: usize = 16;
 /// Shapes that are remembered.
-const SHAPES: usize = 64;
+const SHAPES: usize = 256;
 /// What a tensor's place in a graph's results is a multiple of.
 const ALIGN: usize = 64;
 
@@ -34,136 +34,228 @@ struct Shape {
     grad_checkpoint: GradCheckpoint,
 }
 
-/// The graphs of a [`Stepper`], those used last at the end.
+/// A shape that has come.
+struct Seen {
+    shape: Shape,
+    times: usize,
+    /// Memory had no room for its graph.
+    refused: bool,
+}
+
+/// The graphs of a [`Stepper`].
 pub(super) struct Replays {
+    device: Device,
     possible: bool,
-    seen: Vec<(Shape, usize)>,
+    /// Those that came last at the end.
+    seen: Vec<Seen>,
     graphs: Vec<Replay>,
+    /// The loss, and from `ALIGN` on the gradients that a graph leaves.
+    results: Option<Tensor>,
+    /// The bytes of the largest step that runs without a graph.
+    largest: usize,
 }
 
 struct Replay {
     shape: Shape,
     inputs: Inputs,
-    /// The loss, and from `ALIGN` on the gradients.
-    results: Tensor,
     graph: Graph,
 }
 
 impl Replays {
     pub fn new(model: &Model) -> Result<Self> {
-        Ok(Replays { possible: model.is_step_replayable()?, seen: Vec::new(), graphs: Vec::new() })
+        Ok(Replays {
+            device: model.device().clone(),
+            possible: model.is_step_replayable()?,
+            seen: Vec::new(),
+            graphs: Vec::new(),
+            results: None,
+            largest: 0,
+        })
     }
 
     pub fn count(&self) -> usize {
         self.graphs.len()
     }
 
-    /// How often a shape was seen, this time included.
-    fn see(&mut self, shape: Shape) -> usize {
-        let at = self.seen.iter().position(|(seen, _)| *seen == shape);
-        let (_, before) = at.map_or((shape, 0), |at| self.seen.remove(at));
+    /// How often a shape was seen.
+    fn times(&self, shape: Shape) -> usize {
+        self.seen.iter().find(|seen| seen.shape == shape).map_or(0, |seen| seen.times)
+    }
+
+    /// Counts a shape that comes. Whether it should have a graph: what comes often, in the place of what came at most
+    /// half as often, so that no two shapes take turns.
+    fn wants(&mut self, shape: Shape) -> bool {
+        let at = self.seen.iter().position(|seen| seen.shape == shape);
+        let mut seen = at.map_or(Seen { shape, times: 0, refused: false }, |at| self.seen.remove(at));
+        seen.times += 1;
+        let (times, refused) = (seen.times, seen.refused);
         if self.seen.len() == SHAPES {
             self.seen.remove(0);
         }
-        self.seen.push((shape, before + 1));
-        before + 1
+        self.seen.push(seen);
+        let least = self.graphs.iter().map(|replay| self.times(replay.shape)).min().unwrap_or(0);
+        times > RUNS && !refused && (self.graphs.len() < GRAPHS || 2 * least <= times)
+    }
+
+    /// Has no graph made of a shape.
+    fn refuse(&mut self, shape: Shape) {
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.shape == shape) {
+            seen.refused = true;
+        }
+    }
+
+    /// What the graph of a shape gives, if there is one.
+    fn launch(&mut self, shape: Shape, batch: &Batch, weight: f64) -> Result<Option<Tensor>> {
+        let replay = self.graphs.iter_mut().find(|replay| replay.shape == shape);
+        let (Some(replay), Some(results)) = (replay, &self.results) else { return Ok(None) };
+        replay.inputs.set(batch, weight)?;
+        replay.graph.launch()?;
+        Ok(Some(results.copy()?))
+    }
+
+    /// Makes a place for one more.
+    fn make_place(&mut self) {
+        if self.graphs.len() == GRAPHS {
+            let rare = (0..GRAPHS).min_by_key(|at| self.times(self.graphs[*at].shape));
+            self.graphs.swap_remove(rare.unwrap_or(0));
+        }
+    }
+
+    /// Drops all graphs and gives their memory back.
+    fn give_up(&mut self) {
+        self.possible = false;
+        self.graphs.clear();
+        self.results = None;
+        device::release_kept(&self.device).ok();
+    }
+}
+
+impl Drop for Replays {
+    fn drop(&mut self) {
+        if !self.graphs.is_empty() {
+            self.give_up();
+        }
     }
 }
 
 impl Stepper<'_> {
-    /// Compiles the kernels of a first step, several at a time.
-    pub(super) fn compile_ahead(&mut self, batch: &Batch, weight: f64, options: StepOptions) {
-        let Device::Cuda(device) = self.model.device() else { return };
-        if std::mem::replace(&mut self.compiled, true) || !self.model.is_compiled_ahead() {
-            return;
-        }
-        let step = || {
-            let inputs = Inputs::new(self.model, batch, weight, options, &Device::Cpu)?;
-            self.step(&inputs, options.grad_checkpoint, &mut Gradients::default())
-        };
-        let work = || ahead::compile_ahead(device, || step().map(drop).map_err(candle_core::Error::wrap));
-        // What is wrong with the step is told when it is made.
-        in_pool(work).ok();
-    }
-
-    /// The step by a graph; none where there is none.
-    pub(super) fn replayed(
+    /// As `eager`, by a graph where there is one.
+    pub(super) fn by_graph(
         &mut self,
         batch: &Batch,
         weight: f64,
         options: StepOptions,
         gradients: &mut Gradients,
-    ) -> Result<Option<Tensor>> {
-        let Device::Cuda(device) = self.model.device() else { return Ok(None) };
-        // What is refused is refused by the ops.
-        if !self.replays.possible || !matches!(batch.keys(), Keys::All) || !self.is_sound(batch) {
-            return Ok(None);
+    ) -> Result<Tensor> {
+        if !std::mem::replace(&mut self.compiled, true) {
+            self.compile_ahead(batch, weight, options);
+        }
+        // What is wrong with a batch is told by the ops, and a profile is of kernels.
+        let plain = matches!(batch.keys(), Keys::All) && self.is_sound(batch) && !profile::is_on();
+        if !self.replays.possible || !plain {
+            return self.beside_graphs(batch, weight, options, gradients);
         }
         let shape = Shape { rows: batch.batch, len: batch.seq_len, grad_checkpoint: options.grad_checkpoint };
-        if let Some(at) = self.replays.graphs.iter().position(|replay| replay.shape == shape) {
-            let mut replay = self.replays.graphs.remove(at);
-            replay.inputs.set(batch, weight)?;
-            replay.graph.launch()?;
-            let loss = self.take(&replay.results.copy()?, gradients)?;
-            self.replays.graphs.push(replay);
-            return Ok(Some(loss));
+        let wanted = self.replays.wants(shape);
+        match self.replays.launch(shape, batch, weight) {
+            Ok(Some(results)) => return self.take(&results, gradients),
+            Ok(None) => {}
+            Err(_) => self.replays.give_up(),
         }
-        if self.replays.see(shape) <= RUNS {
-            return Ok(None);
-        }
-        let results = self.results()?;
-        let once = {
-            let mut found = Gradients::default();
-            let loss = self.eager(batch, weight, options, &mut found)?;
-            self.leave(Gpu::Cuda(device), &loss, &found, &results)?;
-            results.copy()?
-        };
-        self.replays.possible = match self.capture(shape, batch, weight, options, results) {
-            Ok(Some(replay)) => {
-                let good = self.is_near(&replay.results, &once)?;
-                if good {
-                    self.replays.graphs.push(replay);
-                }
-                good
+        self.replays.largest = self.replays.largest.max(self.plan(shape));
+        let mut found = Gradients::default();
+        let loss = self.beside_graphs(batch, weight, options, &mut found)?;
+        if wanted && self.replays.possible {
+            match self.capture(shape, batch, weight, options, (&loss, &found)) {
+                Ok(true) => {}
+                Ok(false) => self.replays.refuse(shape),
+                Err(_) => self.replays.give_up(),
             }
-            Ok(None) => true,
-            // The step has been made without.
-            Err(_) => false,
-        };
-        self.take(&once, gradients).map(Some)
+        }
+        for (_, var) in &self.vars {
+            found.remove(var).map_or(Ok(()), |g| gradients.add(var, g))?;
+        }
+        Ok(loss)
     }
 
-    /// A graph that has run once; none where memory has no room for another.
+    /// Compiles the kernels of a first step, several at a time.
+    fn compile_ahead(&self, batch: &Batch, weight: f64, options: StepOptions) {
+        let Device::Cuda(device) = self.model.device() else { return };
+        if !self.model.is_compiled_ahead() {
+            return;
+        }
+        let step = || self.eager(batch, weight, options, &mut Gradients::default());
+        let work = || ahead::compile_ahead(device, || step().map(drop).map_err(candle_core::Error::wrap));
+        // What is wrong with the step is told when it is made.
+        in_pool(work).ok();
+    }
+
+    /// As `eager`; memory that graphs keep is given up if it is wanted.
+    fn beside_graphs(
+        &mut self,
+        batch: &Batch,
+        weight: f64,
+        options: StepOptions,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let before = gradients.clone();
+        match self.eager(batch, weight, options, gradients) {
+            Err(_) if !self.replays.graphs.is_empty() => {
+                self.replays.give_up();
+                *gradients = before;
+                self.eager(batch, weight, options, gradients)
+            }
+            made => made,
+        }
+    }
+
+    /// The bytes of a step over batches of a shape.
+    fn plan(&self, shape: Shape) -> usize {
+        MemoryPlan::new(self.model, shape.rows, shape.len, shape.grad_checkpoint).to_come()
+    }
+
+    /// Makes a graph of a step, which left this loss and these gradients, and keeps it if it leaves the same. False where
+    /// memory has no room for it beside the largest step without one, or a gradient is missing.
     fn capture(
         &mut self,
         shape: Shape,
         batch: &Batch,
         weight: f64,
         options: StepOptions,
-        results: Tensor,
-    ) -> Result<Option<Replay>> {
-        let Device::Cuda(device) = self.model.device() else { return Ok(None) };
-        if self.replays.graphs.len() == GRAPHS {
-            self.replays.graphs.remove(0);
+        (loss, found): (&Tensor, &Gradients),
+    ) -> Result<bool> {
+        let Device::Cuda(device) = self.model.device() else { return Ok(false) };
+        if self.vars.iter().any(|(_, var)| found.get(var).is_none()) {
+            return Ok(false);
         }
+        let wanted = (self.plan(shape) + self.replays.largest) as u64;
+        let has_room = |available: u64| available >= wanted + wanted / 10;
+        if !device::available(self.model.device()).is_none_or(has_room) {
+            return Ok(false);
+        }
+        self.replays.make_place();
+        let (gpu, results) = (Gpu::Cuda(device), self.results()?);
+        self.leave(gpu, loss, found, &results)?;
+        let once = results.to_vec1::<f32>()?;
+        // Graphs take nothing of what the pool keeps.
         device::release_kept(self.model.device())?;
-        let plan = MemoryPlan::new(self.model, shape.rows, shape.len, shape.grad_checkpoint);
-        let wanted = (plan.to_come() + plan.to_come() / 10) as u64;
-        if device::available(self.model.device()).is_some_and(|available| available < wanted) {
-            return Ok(None);
-        }
         let mut inputs = Inputs::new(self.model, batch, weight, options, self.model.device())?;
         inputs.context.pass.dropout_seed = None;
         // All of it is freed before the capture ends.
         let work = || {
             let mut found = Gradients::default();
-            let loss =
-                self.step(&inputs, options.grad_checkpoint, &mut found).map_err(candle_core::Error::wrap)?;
-            self.leave(Gpu::Cuda(device), &loss, &found, &results).map_err(candle_core::Error::wrap)
+            let step = self.step(&inputs, options.grad_checkpoint, &mut found);
+            let loss = step.map_err(candle_core::Error::wrap)?;
+            self.leave(gpu, &loss, &found, &results).map_err(candle_core::Error::wrap)
         };
         let mut graph = Graph::capture(device, work)?;
         graph.launch()?;
-        Ok(Some(Replay { shape, inputs, results, graph }))
+        if !self.is_near(&results.to_vec1()?, &once) {
+            let reason = "cuda graph: wants what the step gave, got something else";
+            return Err(candle_core::Error::Msg(reason.into()).into());
+        }
+        self.replays.graphs.push(Replay { shape, inputs, graph });
+        Ok(true)
     }
 
     /// Whether all ids and targets are in the vocabulary.
@@ -185,8 +277,13 @@ impl Stepper<'_> {
         (self.vars.iter().map(|(_, var)| var).zip(starts).collect(), end)
     }
 
-    fn results(&self) -> Result<Tensor> {
-        Ok(Tensor::zeros(self.places().1, DType::F32, self.model.device())?)
+    /// Where all graphs leave what they compute.
+    fn results(&mut self) -> Result<Tensor> {
+        let results = match self.replays.results.take() {
+            Some(results) => results,
+            None => Tensor::zeros(self.places().1, DType::F32, self.model.device())?,
+        };
+        Ok(self.replays.results.insert(results).clone())
     }
 
     /// Puts a loss and gradients in their places.
@@ -206,14 +303,15 @@ impl Stepper<'_> {
 
     /// Whether results are others within rounding, the loss and the gradient of each variable by itself: work that went
     /// elsewhere leaves none of them right.
-    fn is_near(&self, results: &Tensor, wanted: &Tensor) -> Result<bool> {
-        let (results, wanted) = (results.to_vec1::<f32>()?, wanted.to_vec1::<f32>()?);
+    fn is_near(&self, results: &[f32], wanted: &[f32]) -> bool {
         let near = |at: usize, len: usize| {
             let (a, b) = (&results[at..][..len], &wanted[at..][..len]);
             let largest = b.iter().fold(0f32, |most, x| most.max(x.abs()));
-            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 0.02 * largest || a.is_nan() && b.is_nan())
+            let close =
+                |a: f32, b: f32| a == b || (a - b).abs() <= 0.02 * largest || a.is_nan() && b.is_nan();
+            a.iter().zip(b).all(|(a, b)| close(*a, *b))
         };
-        Ok(near(0, 1) && self.places().0.into_iter().all(|(var, at)| near(at, var.elem_count())))
+        near(0, 1) && self.places().0.into_iter().all(|(var, at)| near(at, var.elem_count()))
     }
 }
 

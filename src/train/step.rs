@@ -155,11 +155,8 @@ impl<'a> Stepper<'a> {
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        self.compile_ahead(batch, weight, options);
-        #[cfg(feature = "cuda")]
-        if let Some(loss) = self.replayed(batch, weight, options, gradients)? {
-            return Ok(loss);
-        }
+        return self.by_graph(batch, weight, options, gradients);
+        #[cfg(not(feature = "cuda"))]
         self.eager(batch, weight, options, gradients)
     }
 

@@ -125,32 +125,34 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
-/// A GPU's run is the CPU's: in f32 each loss is within rounding, in bf16 it is at most twice as far from the CPU's as
-/// that is from f32 somewhere in the run.
+/// A GPU's run is the CPU's: in f32 each loss is within rounding. In bf16 runs drift apart as their roundings differ: over
+/// all models a GPU's are at most one and a half times as far from f32 as the CPU's, none more than twice as far as the
+/// CPU's furthest.
 #[test]
 fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     let device = device();
-    let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
-    for dtype in [DType::F32, DType::BF16] {
-        for name in MODELS.iter().filter(|_| !device.is_cpu()) {
-            let run = |device: &Device, dtype| -> Result<Vec<f32>> {
-                let (model, batch, _) = golden_on(device, dtype, name)?;
-                Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
-            };
-            let (ours, theirs) = (run(&device, dtype)?, run(&Device::Cpu, dtype)?);
-            let exact = run(&Device::Cpu, DType::F32)?;
-            let rounded = theirs.iter().zip(&exact).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
-            let allowed = (2.0 * rounded).max(2f32.powi(-14));
-            println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
-            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-                let apart = apart(*ours, *theirs);
-                assert!(
-                    apart <= allowed,
-                    "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}: {apart} > {allowed}"
-                );
-            }
+    let apart = |(a, b): (&f32, &f32)| (a - b).abs() / b.max(1.0);
+    let (mut ours_apart, mut theirs_apart) = (Vec::new(), Vec::new());
+    for name in MODELS.iter().filter(|_| !device.is_cpu()) {
+        let run = |device: &Device, dtype| -> Result<Vec<f32>> {
+            let (model, batch, _) = golden_on(device, dtype, name)?;
+            Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
+        };
+        let exact = run(&Device::Cpu, DType::F32)?;
+        let ours = run(&device, DType::F32)?;
+        for (i, apart) in ours.iter().zip(&exact).map(apart).enumerate() {
+            assert!(apart <= 2f32.powi(-14), "{name}: loss {i} is {}, not {}", ours[i], exact[i]);
+        }
+        for (device, all) in [(&device, &mut ours_apart), (&Device::Cpu, &mut theirs_apart)] {
+            let run = run(device, DType::BF16)?;
+            all.push(run.iter().zip(&exact).map(apart).map(|apart| apart * apart).sum::<f32>());
         }
     }
+    let all = |apart: &[f32]| apart.iter().sum::<f32>().sqrt();
+    let most = |apart: &[f32]| apart.iter().fold(0.0, |most: f32, x| most.max(*x)).sqrt();
+    let told = format!("{ours_apart:?}, not {theirs_apart:?}");
+    assert!(all(&ours_apart) <= 1.5 * all(&theirs_apart), "{told}");
+    assert!(most(&ours_apart) <= 2.0 * most(&theirs_apart), "{told}");
     Ok(())
 }
 
@@ -194,6 +196,67 @@ fn a_stepper_gives_what_single_steps_give() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Batches of more shapes than graphs are kept of, each five times.
+#[test]
+fn a_stepper_has_graphs_of_some_shapes() -> Result<()> {
+    if !device().is_cuda() {
+        return Ok(());
+    }
+    let (model, _, _) = golden_on(&device(), DType::BF16, "qwen2")?;
+    let (vars, mut options) = (model.trainable(), StepOptions::default());
+    let mut stepper = Stepper::new(&model, &vars)?;
+    for round in 0..5u32 {
+        for len in 4..26usize {
+            let batch = some_batch(2, len, round);
+            options.grad_checkpoint = if len % 2 == 0 { GradCheckpoint::None } else { GradCheckpoint::All };
+            let (mut found, mut wanted) = (Gradients::default(), Gradients::default());
+            let loss = stepper.backward(&batch, 1.0, options, &mut found)?.to_scalar::<f32>()?;
+            let alone = loss_and_gradients(&model, &vars, &batch, 1.0, options, &mut wanted)?;
+            assert!((loss - alone).abs() <= 1e-2 * alone, "{len}: {loss}, not {alone}");
+        }
+    }
+    assert_eq!(stepper.graphs(), 16);
+    Ok(())
+}
+
+/// Memory that graphs keep is there for a step without one.
+#[test]
+#[ignore = "takes all of a GPU's memory: run it alone"]
+fn graphs_are_given_up_for_a_step_that_wants_memory() -> Result<()> {
+    if !device().is_cuda() {
+        return Ok(());
+    }
+    let (model, _, _) = golden_on(&device(), DType::BF16, "qwen2")?;
+    let (vars, options) = (model.trainable(), StepOptions::default());
+    let mut stepper = Stepper::new(&model, &vars)?;
+    let step = |len, stepper: &mut Stepper| -> Result<f32> {
+        let batch = some_batch(64, len, 1);
+        Ok(stepper.backward(&batch, 1.0, options, &mut Gradients::default())?.to_scalar::<f32>()?)
+    };
+    for _ in 0..4 {
+        step(2048, &mut stepper)?;
+    }
+    assert_eq!(stepper.graphs(), 1);
+    let mut taken = Vec::new();
+    for bytes in [1 << 30, 1 << 25, 1 << 22] {
+        while let Ok(part) = Tensor::zeros(bytes, DType::U8, &device()) {
+            taken.push(part);
+        }
+    }
+    let loss = step(1024, &mut stepper)?;
+    assert!(loss.is_finite());
+    assert_eq!(stepper.graphs(), 0, "nothing else had room");
+    drop(taken);
+    assert!((step(1024, &mut stepper)? - loss).abs() <= 1e-2 * loss);
+    Ok(())
+}
+
+/// Ids of a fixture's vocabulary, each the target of the one before.
+fn some_batch(rows: usize, len: usize, seed: u32) -> Batch {
+    let id = |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed * 977) >> 26;
+    Batch::full((0..rows * len).map(id).collect(), len)
 }
 
 #[test]

@@ -53,6 +53,11 @@ pub(crate) fn compile_ahead(device: &CudaDevice, f: impl FnOnce() -> Result<()>)
     })
 }
 
+/// Whether what this thread would launch is not to happen.
+pub(super) fn is_on() -> bool {
+    WORK.with_borrow(Option::is_some)
+}
+
 /// Whether a launch is not to happen; its kernel is then compiled.
 pub(super) fn asked(device: &CudaDevice, launch: &Launch<'_>) -> Result<bool> {
     WORK.with_borrow_mut(|work| {
