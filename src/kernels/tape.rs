@@ -49,7 +49,7 @@ pub struct Tape {
 }
 
 /// Gradients by tensor.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl Gradients {

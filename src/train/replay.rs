@@ -153,7 +153,7 @@ impl Stepper<'_> {
         // What is wrong with a batch is told by the ops, and a profile is of kernels.
         let plain = matches!(batch.keys(), Keys::All) && self.is_sound(batch) && !profile::is_on();
         if !self.replays.possible || !plain {
-            return self.beside_graphs(batch, weight, options, gradients);
+            return self.eager(batch, weight, options, gradients);
         }
         let shape = Shape { rows: batch.batch, len: batch.seq_len, grad_checkpoint: options.grad_checkpoint };
         let wanted = self.replays.wants(shape);
@@ -164,7 +164,7 @@ impl Stepper<'_> {
         }
         self.replays.largest = self.replays.largest.max(self.plan(shape));
         let mut found = Gradients::default();
-        let loss = self.beside_graphs(batch, weight, options, &mut found)?;
+        let loss = self.eager(batch, weight, options, &mut found)?;
         if wanted && self.replays.possible {
             match self.capture(shape, batch, weight, options, (&loss, &found)) {
                 Ok(true) => {}
@@ -188,25 +188,6 @@ impl Stepper<'_> {
         let work = || ahead::compile_ahead(device, || step().map(drop).map_err(candle_core::Error::wrap));
         // What is wrong with the step is told when it is made.
         in_pool(work).ok();
-    }
-
-    /// As `eager`; memory that graphs keep is given up if it is wanted.
-    fn beside_graphs(
-        &mut self,
-        batch: &Batch,
-        weight: f64,
-        options: StepOptions,
-        gradients: &mut Gradients,
-    ) -> Result<Tensor> {
-        let before = gradients.clone();
-        match self.eager(batch, weight, options, gradients) {
-            Err(_) if !self.replays.graphs.is_empty() => {
-                self.replays.give_up();
-                *gradients = before;
-                self.eager(batch, weight, options, gradients)
-            }
-            made => made,
-        }
     }
 
     /// The bytes of a step over batches of a shape.
