@@ -148,7 +148,7 @@ impl Layers {
         let onto = onto.as_ref().map(|held| held.input(OP));
         with_inputs(OP, [x, &self.weight], |[xs, w]| {
             if Few::fits(gpu, xs, w)? {
-                return Ok((Few { x: xs, w, bias, low: None, onto }.run(gpu)?.tensor(), None));
+                return Ok((Few { bias, onto, ..Few::of(xs, w) }.run(gpu)?.tensor(), None));
             }
             let base = [Operand::rows(xs, k), Operand::rows(w, k).t()];
             let (Some(a), Some(b)) = (&self.a, &self.b) else {
