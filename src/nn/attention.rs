@@ -205,7 +205,7 @@ impl SelfAttention {
         let split = qkv.detach().reshape((batch, 1, heads, width / heads))?;
         let of = split.narrow(2, self.heads, self.kv_heads)?;
         let tables = [&rotation.cos, &rotation.sin];
-        let appended = cache.append_turned(&qkv.detach(), &of, tables, norms, place)?;
+        let appended = cache.append_turned(&qkv.detach(), &of, tables, norms, place, &self.o_proj.weight)?;
         appended.map(|(k, v)| Ok((split.narrow(2, 0, self.heads)?, k, v))).transpose()
     }
 

@@ -166,7 +166,7 @@ impl LayerCache {
     }
 
     /// As [`LayerCache::append`] of one token a row, out of `qkv`, whose queries are turned in place: in one launch. `of` is the
-    /// shape of its keys. None where there is none.
+    /// shape of its keys, `next` what is read soon after. None where there is none.
     #[cfg(feature = "cuda")]
     pub(super) fn append_turned(
         &mut self,
@@ -175,6 +175,7 @@ impl LayerCache {
         tables: [&Tensor; 2],
         norms: Option<[(&Tensor, f32); 2]>,
         place: Place<'_>,
+        next: &Tensor,
     ) -> Result<Option<(Tensor, Tensor)>> {
         let (keys, values) = match place {
             Place::At(at) => (reserve(&mut self.k, of, at)?, reserve(&mut self.v, of, at)?),
@@ -183,7 +184,7 @@ impl LayerCache {
                 _ => bail!("kv cache: wants room for a token, got none"),
             },
         };
-        if !turn_append(qkv, tables, norms, [&keys, &values], place)? {
+        if !turn_append(qkv, tables, norms, [&keys, &values], place, Some(next))? {
             return Ok(None);
         }
         Ok(Some(match place {

@@ -11,6 +11,11 @@ static UNIT: Unit = unit!("turn_append.h");
 
 const NAME: &str = "turn_append";
 
+/// Groups that fetch what comes next.
+const FETCHERS: usize = 128;
+/// Elements that are fetched at most: what a cache of several tens of MB keeps.
+const MOST: usize = 8 << 20;
+
 /// `Turn` of the header.
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
@@ -23,6 +28,9 @@ struct Params {
     table: u32,
     capacity: u32,
     at: u32,
+    rows: u32,
+    fetchers: u32,
+    next: u32,
     q_eps: f32,
     k_eps: f32,
 }
@@ -36,7 +44,7 @@ pub(crate) enum Place<'a> {
 
 /// Turns the queries of `qkv` `(B, 1, (queries + 2 keys) dim)` in place, and puts its keys, turned, and its values into caches `(B,
 /// capacity, keys, dim)`. `cos` and `sin` are as [`super::rope_thd`] takes them; `norms` are weights `(dim)` and epsilons for
-/// queries and keys, which have both or neither. False without a GPU: then nothing was done.
+/// queries and keys, which have both or neither. `next` is what is read soon after. False without a GPU: then nothing was done.
 ///
 /// # Errors
 ///
@@ -47,6 +55,7 @@ pub(crate) fn turn_append(
     norms: Option<[(&Tensor, f32); 2]>,
     [keys, values]: [&Tensor; 2],
     place: Place<'_>,
+    next: Option<&Tensor>,
 ) -> Result<bool> {
     same_dtype(NAME, &[qkv, keys, values])?;
     let (batch, len, width) = qkv.dims3()?;
@@ -65,6 +74,8 @@ pub(crate) fn turn_append(
     }
     check(batch, 1, dim, [cos, sin])?;
     let half = cos.dim(candle_core::D::Minus1)?;
+    let next = next.filter(|next| next.dtype() == qkv.dtype() && next.is_contiguous());
+    let fetchers = if next.is_some() { FETCHERS.next_multiple_of(batch.max(1)) } else { 0 };
     let params = Params {
         queries: (heads - 2 * kv_heads) as u32,
         keys: kv_heads as u32,
@@ -74,6 +85,9 @@ pub(crate) fn turn_append(
         table: if cos.dims().len() == 3 { cos.stride()[0] as u32 } else { 0 },
         capacity: capacity as u32,
         at: if let Place::At(at) = place { at as u32 } else { 0 },
+        rows: batch as u32,
+        fetchers: fetchers as u32,
+        next: next.map_or(0, |next| next.elem_count().min(MOST) as u32),
         q_eps: norms.map_or(0.0, |[(_, eps), _]| eps),
         k_eps: norms.map_or(0.0, |[_, (_, eps)]| eps),
     };
@@ -83,6 +97,7 @@ pub(crate) fn turn_append(
     if let Some([q, k]) = norms {
         same_dtype(NAME, &[q, k])?;
     }
+    let next = next.map(Held::new);
     let done = gpu::on(qkv, |gpu| {
         let held = [qkv, cos, sin, keys, values].map(Held::new);
         let [x, cos, sin, keys, values] = held.each_ref().map(|held| held.input(NAME));
@@ -102,7 +117,7 @@ pub(crate) fn turn_append(
                 ("RANGES", ranges.is_some() as i64),
                 ("DIM", dim as i64),
             ],
-            groups: [heads, batch, 1],
+            groups: [heads + fetchers / batch.max(1), batch, 1],
             threads: 32,
             shared: 0,
         };
@@ -115,6 +130,7 @@ pub(crate) fn turn_append(
             Arg::Update(keys),
             Arg::Update(values),
             ranges.as_ref().map(|ranges| ranges.input(NAME)).into(),
+            next.as_ref().map(|next| next.input(NAME)).into(),
         ];
         gpu.launch(&launch, &mut args, &params)
     });
@@ -171,7 +187,7 @@ mod tests {
             let norms = normed.then_some([(&q_norm, 1e-5), (&k_norm, 1e-5)]);
             let place = if ends { Place::Ends(&ranges) } else { Place::At(4) };
             let qkv = qkv.copy()?;
-            if !turn_append(&qkv, [&cos, &sin], norms, [&got[0], &got[1]], place)? {
+            if !turn_append(&qkv, [&cos, &sin], norms, [&got[0], &got[1]], place, Some(&split))? {
                 continue;
             }
             let turned = qkv.reshape((batch, 1, heads, dim))?.narrow(2, 0, queries)?;
@@ -194,7 +210,10 @@ mod tests {
                     assert!((got - wanted).abs() <= most, "{batch} {dim} {dtype:?}: {got}, not {wanted}");
                 }
             }
-            assert!(turn_append(&qkv, [&cos, &sin], norms, [&got[0], &got[1]], Place::At(capacity)).is_err());
+            assert!(
+                turn_append(&qkv, [&cos, &sin], norms, [&got[0], &got[1]], Place::At(capacity), None)
+                    .is_err()
+            );
         }
         Ok(())
     }

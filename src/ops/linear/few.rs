@@ -72,10 +72,17 @@ impl<'a> Few<'a> {
         for x in [self.x, self.w].into_iter().chain(inputs.into_iter().flatten()) {
             x.contiguous()?;
         }
-        // Few outputs are spread over more threads: some 28 warps a multiprocessor read.
-        let threads = (28 * 32 * gpu.multiprocessors()).div_ceil(n.max(1)).next_power_of_two().clamp(32, 128);
+        // Rows of w are read beside each other, so that x is read less often, while some eight warps a multiprocessor can;
+        // few outputs are spread over more threads. More rows of x hold more, and do better in smaller groups.
+        let (warps, most) = if m == 1 { (8, 128) } else { (14, 64) };
+        let wanted = 32 * warps * gpu.multiprocessors();
+        let halves = if self.gate.is_some() { 2 } else { 1 };
+        let beside =
+            [4, 2].into_iter().find(|rows| n / rows * most >= wanted).map_or(1, |rows| rows / halves).max(1);
+        let workers = n.div_ceil(beside).max(1);
+        let threads = wanted.div_ceil(workers).next_power_of_two().clamp(32, most);
         let rows: Vec<Input<'_>> = [self.x, self.w].into_iter().chain(norm).collect();
-        let rows = Rows::new(n, k, self.x.dtype(), &rows).in_step().at_most(threads);
+        let rows = Rows::new(workers, k, self.x.dtype(), &rows).in_step().at_most(threads);
         let mut y = Buffer::new(gpu, with_last(self.x, n), self.x.dtype())?;
         let dtype = |x: Option<Input<'_>>| x.map_or(DType::F32, |x| x.dtype());
         let types = [
@@ -92,6 +99,7 @@ impl<'a> Few<'a> {
             c,
             d,
             ("FEW", m as i64),
+            ("BESIDE", beside as i64),
             ("BIAS", self.bias.is_some() as i64),
             ("LOW", self.low.is_some() as i64),
             ("ONTO", self.onto.is_some() as i64),
