@@ -192,6 +192,15 @@ pub fn available(device: &Device) -> Option<u64> {
     }
 }
 
+/// Gives memory that is kept for later, and not used, back to a CUDA GPU.
+#[cfg(feature = "cuda")]
+pub(crate) fn release_kept(device: &Device) -> Result<()> {
+    match device {
+        Device::Cuda(device) => cuda::release_kept(device),
+        _ => Ok(()),
+    }
+}
+
 /// The most bytes of a GPU's own memory that this process has held; none on the CPU.
 pub fn peak(device: &Device) -> Option<u64> {
     match device {

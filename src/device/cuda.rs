@@ -2,6 +2,7 @@
 
 use super::CudaGpu;
 use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::sys::CUgraphMem_attribute::{self, *};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::cuda_backend::cudarc::nvrtc::sys::nvrtcVersion;
 use candle_core::{Device, Error, Result};
@@ -124,6 +125,17 @@ fn pool(index: usize) -> Result<sys::CUmemoryPool> {
     Ok(pool)
 }
 
+/// Gives memory that the pool and graphs keep and do not use back to the GPU.
+pub(super) fn release_kept(device: &CudaDevice) -> Result<()> {
+    device.cuda_stream().synchronize().map_err(reason)?;
+    let gpu = result::device::get(index(device) as c_int).map_err(reason)?;
+    // SAFETY: the pool is the device's own.
+    unsafe {
+        sys::cuMemPoolTrimTo(pool(index(device))?, 0).result().map_err(reason)?;
+        sys::cuDeviceGraphMemTrim(gpu).result().map_err(reason)
+    }
+}
+
 pub(super) fn gpus() -> Result<Vec<CudaGpu>> {
     let (count, driver) = (count()?, driver_version()?);
     let gpu = |index: usize| {
@@ -177,21 +189,22 @@ fn held(device: &CudaDevice, attribute: sys::CUmemPool_attribute) -> Option<u64>
 pub(super) fn available(device: &CudaDevice) -> Option<u64> {
     device.cuda_stream().context().bind_to_thread().ok()?;
     let (free, _) = result::mem_get_info().ok()?;
-    // What the pool keeps and does not use can be taken again.
+    // What the pool and graphs keep and do not use can be taken again, by their like.
     let reserved = held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
     let used = held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
-    Some(free as u64 + reserved.saturating_sub(used))
+    let reserved_by_graphs = by_graphs(device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT).unwrap_or(0);
+    let used_by_graphs = by_graphs(device, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT).unwrap_or(0);
+    Some(free as u64 + reserved.saturating_sub(used) + reserved_by_graphs.saturating_sub(used_by_graphs))
 }
 
 pub(super) fn peak(device: &CudaDevice) -> Option<u64> {
     let pool = held(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
-    Some(pool + graphs(device).unwrap_or(0))
+    Some(pool + by_graphs(device, CU_GRAPH_MEM_ATTR_USED_MEM_HIGH).unwrap_or(0))
 }
 
-/// The most bytes that graphs have held, which is not the pool's.
-fn graphs(device: &CudaDevice) -> Option<u64> {
+/// A number of what graphs hold, which is not the pool's, in bytes.
+fn by_graphs(device: &CudaDevice, attribute: CUgraphMem_attribute) -> Option<u64> {
     let (gpu, mut bytes) = (result::device::get(index(device) as c_int).ok()?, 0u64);
-    let attribute = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
     // SAFETY: the attribute is a 64-bit number of bytes.
     unsafe { sys::cuDeviceGetGraphMemAttribute(gpu, attribute, std::ptr::from_mut(&mut bytes).cast()) }
         .result()
@@ -209,8 +222,7 @@ pub(super) fn reset_peak(device: &CudaDevice) -> bool {
     // SAFETY: both attributes are 64-bit numbers of bytes, which may be set to zero.
     unsafe {
         if let Ok(gpu) = result::device::get(index(device) as c_int) {
-            let of_graphs = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
-            let _ = sys::cuDeviceSetGraphMemAttribute(gpu, of_graphs, at).result();
+            let _ = sys::cuDeviceSetGraphMemAttribute(gpu, CU_GRAPH_MEM_ATTR_USED_MEM_HIGH, at).result();
         }
         sys::cuMemPoolSetAttribute(pool, attribute, at).result().is_ok()
     }

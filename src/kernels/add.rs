@@ -3,6 +3,7 @@
 use super::cpu::{par_rows, simd, uninit};
 use super::gpu::{Buffer, Gpu, Unit, unit};
 use super::pieces::Pieces;
+use super::tape::in_order;
 use super::{Fused, FusedOp, Input, for_dtype};
 use candle_core::{CpuStorage, Result, Shape, Tensor, WithDType, bail};
 
@@ -63,5 +64,5 @@ impl FusedOp<2> for Add {
 
 /// `a + b`, without a graph.
 pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Fused(Add))
+    in_order(a)?.apply_op2_no_bwd(&in_order(b)?, &Fused(Add))
 }

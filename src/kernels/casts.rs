@@ -37,16 +37,71 @@ impl Copied {
     }
 }
 
-/// Runs `f` with copies of these variables in `dtype`, which must not change meanwhile. Without a GPU that can follow
-/// addresses, or where nothing is to be cast, it runs without.
-pub(crate) fn during<R>(vars: &[&Tensor], dtype: DType, f: impl FnOnce() -> Result<R>) -> Result<R> {
-    let vars: Vec<&Tensor> = vars.iter().copied().filter(|var| var.dtype() == DType::F32).collect();
-    let made = match vars.first() {
-        Some(var) if dtype != DType::F32 => {
-            gpu::on(var, |gpu| make(gpu, &vars, dtype)).transpose()?.flatten()
+/// Variables to be copied, and where the copies go.
+pub(crate) struct Table {
+    /// Where each piece comes from, where it goes, and how long it is: on the GPU.
+    pieces: Tensor,
+    places: HashMap<(usize, usize), usize>,
+    dtype: DType,
+    len: usize,
+}
+
+impl Table {
+    /// Of the `f32` ones among these, which must live as long. None without a GPU that can follow addresses, or where
+    /// nothing is to be cast.
+    pub fn new(vars: &[&Tensor], dtype: DType) -> Result<Option<Self>> {
+        let vars: Vec<&Tensor> = vars.iter().copied().filter(|var| var.dtype() == DType::F32).collect();
+        match vars.first() {
+            Some(var) if dtype != DType::F32 => {
+                Ok(gpu::on(var, |gpu| Self::on(gpu, &vars, dtype)).transpose()?.flatten())
+            }
+            _ => Ok(None),
         }
-        _ => None,
-    };
+    }
+
+    fn on(gpu: Gpu<'_>, vars: &[&Tensor], dtype: DType) -> Result<Option<Self>> {
+        const PIECE: usize = 8192;
+        let (mut pieces, mut places, mut at) = (Vec::new(), HashMap::new(), 0);
+        for var in vars {
+            let held = Held::new(var);
+            let input = held.input(NAME);
+            let Some(address) = gpu.address(&input)? else { return Ok(None) };
+            input.contiguous()?;
+            places.insert(place(&input), at);
+            let len = var.elem_count();
+            for start in (0..len).step_by(PIECE) {
+                let piece = [address as usize + 4 * start, at + start, PIECE.min(len - start)];
+                pieces.extend(piece.map(|n| n as i64));
+            }
+            at += len;
+        }
+        let pieces = Tensor::from_slice(&pieces, pieces.len(), vars[0].device())?;
+        Ok(Some(Table { pieces, places, dtype, len: at }))
+    }
+
+    fn copies(&self) -> Result<Option<Casts>> {
+        let made = gpu::on(&self.pieces, |gpu| {
+            let mut all = Buffer::new(gpu, self.len, self.dtype)?;
+            let launch = Launch {
+                unit: &UNIT,
+                entry: "cast_all",
+                types: &[("T", self.dtype)],
+                defines: &[],
+                groups: [self.pieces.elem_count() / 3, 1, 1],
+                threads: 256,
+                shared: 0,
+            };
+            let held = Held::new(&self.pieces);
+            gpu.launch(&launch, &mut [held.input(NAME).into(), (&mut all).into()], &Params { unused: 0 })?;
+            Ok(Casts { all: Arc::new(all), places: self.places.clone() })
+        });
+        made.transpose()
+    }
+}
+
+/// Runs `f` with copies of a table's variables, which must not change meanwhile.
+pub(crate) fn during<R>(table: Option<&Table>, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    let made = table.map(Table::copies).transpose()?.flatten();
     /// Puts what was there before back, also when the code fails.
     struct Restore(Option<Casts>);
     impl Drop for Restore {
@@ -56,38 +111,6 @@ pub(crate) fn during<R>(vars: &[&Tensor], dtype: DType, f: impl FnOnce() -> Resu
     }
     let _restore = Restore(CASTS.replace(made));
     f()
-}
-
-fn make(gpu: Gpu<'_>, vars: &[&Tensor], dtype: DType) -> Result<Option<Casts>> {
-    const PIECE: usize = 8192;
-    let (mut pieces, mut places, mut at) = (Vec::new(), HashMap::new(), 0);
-    for var in vars {
-        let held = Held::new(var);
-        let input = held.input(NAME);
-        let Some(address) = gpu.address(&input)? else { return Ok(None) };
-        input.contiguous()?;
-        places.insert(place(&input), at);
-        let len = var.elem_count();
-        for start in (0..len).step_by(PIECE) {
-            pieces
-                .extend([address as usize + 4 * start, at + start, PIECE.min(len - start)].map(|n| n as i64));
-        }
-        at += len;
-    }
-    let pieces = Tensor::from_slice(&pieces, pieces.len(), vars[0].device())?;
-    let mut all = Buffer::new(gpu, at, dtype)?;
-    let launch = Launch {
-        unit: &UNIT,
-        entry: "cast_all",
-        types: &[("T", dtype)],
-        defines: &[],
-        groups: [pieces.elem_count() / 3, 1, 1],
-        threads: 256,
-        shared: 0,
-    };
-    let held = Held::new(&pieces);
-    gpu.launch(&launch, &mut [held.input(NAME).into(), (&mut all).into()], &Params { unused: 0 })?;
-    Ok(Some(Casts { all: Arc::new(all), places }))
 }
 
 #[derive(Clone, Copy, NoUninit)]
@@ -151,7 +174,8 @@ mod tests {
         let vars = [a.as_tensor(), b.as_tensor(), c.as_tensor()];
         let made =
             gpu::on(vars[0], |gpu| gpu.address(&Held::new(vars[0]).input(NAME))).transpose()?.flatten();
-        during(&vars, DType::BF16, || {
+        let table = Table::new(&vars, DType::BF16)?;
+        during(table.as_ref(), || {
             for (vars, len) in [(&[&a, &b][..], 9005), (&[&b, &c], 9003), (&[&c], 3)] {
                 let found = look(vars, DType::BF16, len)?;
                 assert_eq!(found.is_some(), made.is_some());

@@ -1,9 +1,10 @@
 //! CUDA: kernels compiled by NVRTC for the device at hand, kept in memory and on disk, and launched on candle's stream.
 
+pub(crate) mod ahead;
 mod compile;
 mod gemm;
 pub(crate) mod graph;
-pub(super) mod profile;
+pub(crate) mod profile;
 pub(crate) mod readback;
 
 use super::gpu::{Arg, Key, Launch, source};
@@ -34,7 +35,7 @@ fn function(context: &Arc<CudaContext>, launch: &Launch<'_>) -> Result<CudaFunct
         return Ok(function.clone());
     }
     let text = source(include_str!("cuda.h"), launch)?;
-    let module = compile::module(context, &text, launch)?;
+    let module = compile::module(context, &compile::Source::new(context, text, launch)?)?;
     let function = module.load_function(launch.entry).map_err(Error::wrap)?;
     if launch.shared > PLAIN_SHARED {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -52,6 +53,9 @@ pub(super) fn launch(
     args: &mut [Arg<'_>],
     params: &[u8],
 ) -> Result<()> {
+    if ahead::asked(device, launch)? {
+        return Ok(());
+    }
     let stream = graph::stream(device);
     let function = function(stream.context(), launch)?;
     let mut pointers = Vec::with_capacity(args.len());
@@ -129,6 +133,25 @@ pub(super) fn memory(
         DType::U32 => of::<u32>(device, stream, len),
         _ => bail!("cuda graph: wants f32, f16, bf16 or u32, got {dtype:?}"),
     }
+}
+
+/// [`memory`] of zeros.
+pub(super) fn zeros(
+    device: &CudaDevice,
+    stream: &Arc<CudaStream>,
+    len: usize,
+    dtype: DType,
+) -> Result<CudaStorage> {
+    let mut storage = memory(device, stream, len, dtype)?;
+    match &mut storage.slice {
+        CudaStorageSlice::F32(slice) => stream.memset_zeros(slice),
+        CudaStorageSlice::F16(slice) => stream.memset_zeros(slice),
+        CudaStorageSlice::BF16(slice) => stream.memset_zeros(slice),
+        CudaStorageSlice::U32(slice) => stream.memset_zeros(slice),
+        _ => Ok(()),
+    }
+    .map_err(Error::wrap)?;
+    Ok(storage)
 }
 
 pub(crate) type Pointer<'a> = (sys::CUdeviceptr, Option<SyncOnDrop<'a>>);

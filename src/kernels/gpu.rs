@@ -37,10 +37,17 @@ pub(crate) struct Unit {
     pub fast_math: bool,
 }
 
-/// The header beside the calling file.
+/// The header beside the calling file, with parts that others have, too, before it.
 macro_rules! unit {
-    ($name:literal) => {
-        $crate::kernels::gpu::Unit { name: $name, text: include_str!($name), fast_math: false }
+    ($name:literal $(, $part:literal)*) => {
+        $crate::kernels::gpu::Unit {
+            name: $name,
+            text: concat!(
+                $("#line 1 \"", $part, "\"\n", include_str!($part), "\n#line 1 \"", $name, "\"\n",)*
+                include_str!($name)
+            ),
+            fast_math: false,
+        }
     };
 }
 pub(crate) use unit;
@@ -124,7 +131,10 @@ impl Buffer {
         let shape = shape.into();
         let storage = match gpu {
             #[cfg(feature = "cuda")]
-            Gpu::Cuda(device) => Storage::Cuda(device.zeros_impl(&shape, dtype)?),
+            Gpu::Cuda(device) => Storage::Cuda(match super::cuda::graph::captured(device) {
+                Some(stream) => super::cuda::zeros(device, &stream, shape.elem_count(), dtype)?,
+                None => device.zeros_impl(&shape, dtype)?,
+            }),
             #[cfg(feature = "metal")]
             Gpu::Metal(device) => Storage::Metal(device.zeros_impl(&shape, dtype)?),
             #[cfg(feature = "host")]
@@ -318,7 +328,7 @@ pub(super) struct Key {
     unit: usize,
     entry: &'static str,
     threads: usize,
-    types: [Option<DType>; 4],
+    types: [Option<DType>; 6],
     defines: [i64; 16],
 }
 
@@ -327,7 +337,7 @@ impl Key {
     pub fn new(launch: &Launch<'_>) -> Self {
         let unit = std::ptr::from_ref(launch.unit) as usize;
         let mut key =
-            Key { unit, entry: launch.entry, threads: launch.threads, types: [None; 4], defines: [0; 16] };
+            Key { unit, entry: launch.entry, threads: launch.threads, types: [None; 6], defines: [0; 16] };
         for (to, (_, dtype)) in key.types.iter_mut().zip(launch.types) {
             *to = Some(*dtype);
         }

@@ -11,6 +11,8 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod directory;
 pub(crate) mod element;
+#[cfg(any(feature = "cuda", all(test, feature = "host")))]
+pub(crate) mod gather;
 pub(crate) mod gemm;
 // Without a GPU there is none to match, and with the host's alone nobody asks for fast math.
 #[cfg_attr(

@@ -167,11 +167,31 @@ pub(crate) fn follow(
     })
 }
 
+/// Refuses to let a kernel of Candle's run on what is being captured, which it would not be part of.
+pub(crate) fn plain(x: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = x.device()
+        && super::cuda::graph::captured(device).is_some()
+    {
+        candle_core::bail!("cuda graph: wants this crate's kernels, got one of Candle's")
+    }
+    let _ = x;
+    Ok(())
+}
+
+/// `x` with its elements in order, by Candle.
+pub(crate) fn in_order(x: &Tensor) -> Result<Tensor> {
+    if !x.is_contiguous() {
+        plain(x)?;
+    }
+    x.contiguous()
+}
+
 /// `x` with its elements in order.
 pub(crate) fn contiguous(x: &Tensor) -> Result<Tensor> {
     match x.is_contiguous() {
         true => Ok(x.clone()),
-        false => follow(&[x], || x.contiguous(), |g| Ok(vec![Some(g.clone())])),
+        false => follow(&[x], || in_order(x), |g| Ok(vec![Some(g.clone())])),
     }
 }
 
@@ -193,7 +213,7 @@ macro_rules! apply {
             let needs = [tracked($x) $(, tracked($t))*];
             let result = y.clone();
             follow(&[$x $(, $t)*], || Ok(y), move |g| {
-                let g = g.contiguous()?;
+                let g = in_order(g)?;
                 Ok(op.0.grad(inputs.each_ref(), &result, &g, needs)?.into())
             })
         }

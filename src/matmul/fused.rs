@@ -52,9 +52,7 @@ impl Compute for Fused {
         let ([_, m, n, _], b_transposed) = (product.sizes(), product.b.transposed);
         let (x, w) = (product.a.input.laid_out(&a), product.b.input.laid_out(&b));
         let y = match fits && self.computes(site, product.dtype(), &Shape::of(product)) {
-            true if b_transposed && m <= FEW_ROWS && product.alpha == 1.0 => {
-                Few { x, w, bias: None, low: None, onto: None }.run(gpu)?
-            }
+            true if b_transposed && m <= FEW_ROWS && product.alpha == 1.0 => Few::of(x, w).run(gpu)?,
             #[cfg(feature = "cuda")]
             true if is_wide(site, product.dtype(), n, product.a.cols) => {
                 let (rank, rank_first, scale) = (product.a.cols, !b_transposed, product.alpha);

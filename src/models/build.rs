@@ -176,6 +176,8 @@ fn build(config: &Config, dtype: DType, device: &Device, source: &mut Source) ->
         device: device.clone(),
         replaced: BTreeMap::new(),
         adapter_off: false,
+        #[cfg(feature = "cuda")]
+        compiled: std::sync::OnceLock::new(),
     })
 }
 

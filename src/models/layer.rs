@@ -63,14 +63,13 @@ impl Layer {
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Result<Tensor> {
         let (rotation, pass) = (&context.rotations[self.rope], context.pass);
-        let h = self.input_layernorm.forward(x, pass)?;
         let keys = &context.keys;
         if self.feedforward_layernorms.is_none() && x.device().is_cuda() {
             // What a block adds to the residual stream, its last product adds.
-            let x = self.self_attn.forward_onto(&h, x, rotation, keys, pass, cache)?;
-            let h = self.post_attention_layernorm.forward(&x, pass)?;
-            return self.mlp.forward_onto(&h, &x, pass);
+            let x = self.self_attn.forward_onto(x, &self.input_layernorm, rotation, keys, pass, cache)?;
+            return self.mlp.forward_onto(&x, &self.post_attention_layernorm, pass);
         }
+        let h = self.input_layernorm.forward(x, pass)?;
         let h = self.self_attn.forward(&h, rotation, keys, pass, cache)?;
         match &self.feedforward_layernorms {
             None => {

@@ -26,6 +26,9 @@ pub struct Model {
     /// The weights that an adapter's stand in place of, by name; the adapter's own while it is switched off.
     pub(super) replaced: BTreeMap<String, Tensor>,
     pub(super) adapter_off: bool,
+    /// Set when the kernels of a first pass have been compiled.
+    #[cfg(feature = "cuda")]
+    pub(super) compiled: std::sync::OnceLock<()>,
 }
 
 impl Model {
@@ -75,6 +78,8 @@ impl Model {
     /// The cache then holds what it held before. Ids on a GPU are not read back: one outside the vocabulary gives NaN.
     pub fn forward(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         self.check(input_ids)?;
+        #[cfg(feature = "cuda")]
+        self.compile_ahead(input_ids);
         #[cfg(feature = "cuda")]
         if let Some(logits) = self.replayed(input_ids, cache)? {
             return Ok(logits);
@@ -203,7 +208,7 @@ impl Model {
     }
 
     /// Runs the layers on tokens that follow those in `cache`, and adds theirs to it.
-    fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+    pub(super) fn read(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let (rows, len) = input_ids.dims2()?;
         self.check_cache(rows, cache)?;
         let at = cache.len();

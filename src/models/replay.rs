@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Context, Model};
-use crate::nn::{KvCache, Linear, Lora, MadeOf, Pass, Replay, RopeScaling, Rotation};
+use crate::nn::{KvCache, Linear, Lora, MadeOf, Pass, Replay, RmsNorm, RopeScaling, Rotation};
 use crate::ops::decode_state::{self, DecodeState};
 use crate::ops::graph::{self, Graph};
 use crate::ops::{self, Keys};
@@ -71,20 +71,78 @@ impl Model {
         Ok(())
     }
 
-    /// Whether rotations are those of a fixed table, nothing is kept between passes but keys and values, and Candle's own
-    /// kernels, which a capture does not see, have no part in a pass of so many rows.
+    /// Whether Candle's own kernels, which a capture does not see, have no part in a pass over a token for each of so many
+    /// rows.
     fn is_replayable(&self, rows: usize) -> bool {
+        let casts = rows > ops::FEW_ROWS && self.dtype != DType::F32;
+        self.is_fixed() && !(casts && self.each_lora().any(|lora| lora.enabled))
+    }
+
+    /// Whether graphs are wanted, rotations are those of a fixed table, and nothing is computed of weights in each pass.
+    fn is_fixed(&self) -> bool {
         let fixed = |scaling: &RopeScaling| {
             !matches!(scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
         };
-        let casts = |lora: &Lora| lora.enabled && rows > ops::FEW_ROWS && self.dtype != DType::F32;
         graphs_are_wanted()
             && self.embed_tokens.weight.dtype() == self.dtype
             && self.config.ropes.iter().all(|rope| fixed(&rope.scaling))
-            && !self
-                .each_linear()
-                .filter_map(|linear| linear.lora.as_ref())
-                .any(|lora| lora.magnitude.is_some() || casts(lora))
+            && !self.each_lora().any(|lora| lora.magnitude.is_some())
+    }
+
+    /// Whether a training step over batches of one shape can be captured: one of LoRA's factors, without dropout.
+    pub(crate) fn is_step_replayable(&self) -> Result<bool> {
+        let Device::Cuda(device) = &self.device else { return Ok(false) };
+        let factors = |lora: &Lora| lora.enabled && lora.dropout == 0.0 && lora.magnitude.is_none();
+        let frozen = |linear: &Linear| {
+            let bias = linear.bias.as_ref().is_some_and(Tensor::is_variable);
+            !linear.weight.is_variable() && !bias
+        };
+        for norm in self.each_norm() {
+            if norm.weight().is_variable() || norm.read_by()?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(self.is_fixed()
+            && graph::is_possible(device)
+            && self.dtype != DType::F32
+            && !self.embed_tokens.weight.is_variable()
+            && !self.head().is_variable()
+            && self.each_linear().all(frozen)
+            && self.each_lora().all(factors))
+    }
+
+    /// Whether a pass may run without its kernels: DoRA keeps norms that they compute.
+    pub(crate) fn is_compiled_ahead(&self) -> bool {
+        !self.each_lora().any(|lora| lora.magnitude.is_some())
+    }
+
+    /// Compiles the kernels of a first prompt and of the tokens after it, several at a time.
+    pub(super) fn compile_ahead(&self, ids: &Tensor) {
+        let Device::Cuda(device) = &self.device else { return };
+        if self.compiled.set(()).is_err() || !self.is_compiled_ahead() {
+            return;
+        }
+        let pass = |ids: &Tensor, cache: &mut KvCache| {
+            let x = self.read(ids, cache)?;
+            let last = x.dim(1)? - 1;
+            self.project(&self.final_norm(&x.narrow(1, last, 1)?.squeeze(1)?, Pass::default())?)
+        };
+        let work = || {
+            let mut cache = self.cache(&vec![0; ids.dim(0)?]);
+            pass(ids, &mut cache)?;
+            pass(&ids.narrow(1, 0, 1)?.contiguous()?, &mut cache).map(drop)
+        };
+        // What is wrong with the pass is told when it is made.
+        ops::in_pool(|| ops::compile_ahead(device, work)).ok();
+    }
+
+    fn each_lora(&self) -> impl Iterator<Item = &Lora> {
+        self.each_linear().filter_map(|linear| linear.lora.as_ref())
+    }
+
+    fn each_norm(&self) -> impl Iterator<Item = &RmsNorm> {
+        let layers = self.layers.iter().flat_map(|layer| layer.norms().into_iter().map(|(_, norm)| norm));
+        std::iter::once(&self.norm).chain(layers)
     }
 
     fn each_linear(&self) -> impl Iterator<Item = &Linear> {
@@ -96,10 +154,6 @@ impl Model {
     fn made_of(&self, cache: &KvCache) -> Result<Option<MadeOf>> {
         let mut of = MadeOf { tensors: cache.buffers().map(Tensor::id).collect(), constants: Vec::new() };
         of.tensors.extend([self.embed_tokens.weight.id(), self.head().id()]);
-        let mut norms = vec![&self.norm];
-        for layer in &self.layers {
-            norms.extend(layer.norms().into_iter().map(|(_, norm)| norm));
-        }
         for linear in self.each_linear() {
             of.tensors.push(linear.weight.id());
             of.tensors.extend(linear.bias.as_ref().map(Tensor::id));
@@ -108,7 +162,7 @@ impl Model {
                 of.constants.push(lora.scale.to_bits());
             }
         }
-        for norm in norms {
+        for norm in self.each_norm() {
             match norm.read_by()? {
                 Some(id) => of.tensors.push(id),
                 None => return Ok(None),

@@ -7,10 +7,12 @@
 use candle_core::{Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-use super::Joined;
+use super::{Joined, joined::of_few};
 use super::{LayerCache, Linear, Pass, RmsNorm, Rotation};
 #[cfg(feature = "cuda")]
 use crate::ops::rope_attention::{Heads, rope_attention};
+#[cfg(feature = "cuda")]
+use crate::ops::turn_append::Place;
 use crate::ops::{self, Keys};
 
 /// The projections of the input to queries, keys and values.
@@ -76,30 +78,40 @@ impl SelfAttention {
         pass: Pass,
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Result<Tensor> {
-        self.o_proj.forward(&self.heads(x, rotation, keys, pass, cache)?, pass)
+        let joined = self.joined(x, pass)?;
+        self.o_proj.forward(&self.heads(x, joined, rotation, keys, pass, cache)?, pass)
     }
 
-    /// What [`SelfAttention::forward`] gives, plus `onto`.
+    /// What [`SelfAttention::forward`] gives of `norm(x)`, plus `x`.
     pub(crate) fn forward_onto(
         &self,
         x: &Tensor,
-        onto: &Tensor,
+        norm: &RmsNorm,
         rotation: &Rotation,
         keys: &Keys,
         pass: Pass,
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Result<Tensor> {
-        self.o_proj.forward_onto(&self.heads(x, rotation, keys, pass, cache)?, onto, pass)
+        let heads = match self.joined_few(x, norm, pass)? {
+            Some(joined) => self.heads(x, Some(joined), rotation, keys, pass, cache)?,
+            None => {
+                let x = norm.forward(x, pass)?;
+                let joined = self.joined(&x, pass)?;
+                self.heads(&x, joined, rotation, keys, pass, cache)?
+            }
+        };
+        self.o_proj.forward_onto(&heads, x, pass)
     }
 
-    /// The heads' outputs, (B, T, heads x dim).
+    /// The heads' outputs, (B, T, heads x dim), with what one product has made of queries, keys and values, if one has.
     fn heads(
         &self,
         x: &Tensor,
+        joined: Option<Tensor>,
         rotation: &Rotation,
         keys: &Keys,
         pass: Pass,
-        cache: Option<(&mut LayerCache, usize)>,
+        #[cfg_attr(not(feature = "cuda"), allow(unused_mut))] mut cache: Option<(&mut LayerCache, usize)>,
     ) -> Result<Tensor> {
         let (batch, len, _) = x.dims3()?;
         let options = ops::Attention {
@@ -109,7 +121,15 @@ impl SelfAttention {
             softcap: None,
             keys: keys.clone(),
         };
-        let joined = self.joined(x, pass)?;
+        #[cfg(feature = "cuda")]
+        if let (Some(qkv), Some((cache, at))) = (&joined, &mut cache)
+            && len == 1
+            && !pass.gradients
+            && let Some((q, k, v)) = self.turn_append(qkv, rotation, keys, cache, *at)?
+        {
+            let y = ops::attention_thd(&q, &k, &v, &options)?;
+            return ops::reshape(&y, (batch, len, self.heads * y.dim(3)?));
+        }
         #[cfg(feature = "cuda")]
         if let (Some(qkv), None, None, None) = (&joined, &cache, &self.q_norm, &self.k_norm) {
             let dim = qkv.dim(2)? / (self.heads + 2 * self.kv_heads);
@@ -159,12 +179,60 @@ impl SelfAttention {
         ops::reshape(&y, (batch, len, width))
     }
 
+    /// Queries of a token a row, turned in `qkv`, and all keys and values, to which the token's are appended; none where
+    /// no kernel does it.
+    #[cfg(feature = "cuda")]
+    fn turn_append(
+        &self,
+        qkv: &Tensor,
+        rotation: &Rotation,
+        keys: &Keys,
+        cache: &mut LayerCache,
+        at: usize,
+    ) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+        let (batch, _, width) = qkv.dims3()?;
+        let heads = self.heads + 2 * self.kv_heads;
+        let norms = match (&self.q_norm, &self.k_norm) {
+            (None, None) => None,
+            (Some(q), Some(k)) => Some([q.plain()?, k.plain()?]),
+            _ => return Ok(None),
+        };
+        let norms = norms.as_ref().map(|norms| norms.each_ref().map(|(weight, eps)| (weight, *eps)));
+        let place = match keys {
+            Keys::OnDevice(ranges) => Place::Ends(ranges),
+            _ => Place::At(at),
+        };
+        let split = qkv.detach().reshape((batch, 1, heads, width / heads))?;
+        let of = split.narrow(2, self.heads, self.kv_heads)?;
+        let tables = [&rotation.cos, &rotation.sin];
+        let appended = cache.append_turned(&qkv.detach(), &of, tables, norms, place, &self.o_proj.weight)?;
+        appended.map(|(k, v)| Ok((split.narrow(2, 0, self.heads)?, k, v))).transpose()
+    }
+
+    /// [`SelfAttention::joined`] of `norm(x)` in one kernel, if there is one.
+    #[cfg(feature = "cuda")]
+    fn joined_few(&self, x: &Tensor, norm: &RmsNorm, pass: Pass) -> Result<Option<Tensor>> {
+        match &self.projections {
+            Projections::Fused { qkv_proj } => of_few(&[qkv_proj], None, x, norm, None, pass),
+            Projections::Split { q_proj, k_proj, v_proj } => {
+                of_few(&[q_proj, k_proj, v_proj], self.joined.as_ref(), x, norm, None, pass)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn joined_few(&self, _: &Tensor, _: &RmsNorm, _: Pass) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Queries, keys and values one after the other, (B, T, (heads + 2 kv_heads) dim), if one product makes them.
     fn joined(&self, x: &Tensor, pass: Pass) -> Result<Option<Tensor>> {
         match &self.projections {
             Projections::Fused { qkv_proj } => qkv_proj.forward(x, pass).map(Some),
             #[cfg(feature = "cuda")]
             Projections::Split { q_proj, k_proj, v_proj } => match &self.joined {
+                // Norms of the heads want queries and keys apart, but where they are kernels' that turn them.
+                Some(_) if self.q_norm.is_some() && (pass.gradients || x.dim(1)? != 1) => Ok(None),
                 Some(joined) => joined.forward(&[q_proj, k_proj, v_proj], x, pass),
                 None => Ok(None),
             },
@@ -176,11 +244,7 @@ impl SelfAttention {
     /// Makes one product of the projections.
     #[cfg(feature = "cuda")]
     pub(crate) fn join(&mut self) -> Result<()> {
-        // Norms of the heads want queries and keys apart.
-        if let Projections::Split { q_proj, k_proj, v_proj } = &mut self.projections
-            && self.q_norm.is_none()
-            && self.k_norm.is_none()
-        {
+        if let Projections::Split { q_proj, k_proj, v_proj } = &mut self.projections {
             self.joined = Joined::new(&mut [q_proj, k_proj, v_proj])?;
         }
         Ok(())

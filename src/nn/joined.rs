@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, TensorId};
 
-use super::{Linear, Pass};
+use super::{Activation, Linear, Pass, RmsNorm};
+use crate::ops;
 use crate::ops::joined_linear::{Part, joined_linear};
 
 /// The weights of several layers, one after the other in one tensor, of which the layers' own are views.
@@ -51,6 +52,34 @@ impl Joined {
             false => Ok(None),
         }
     }
+}
+
+/// `norm(x)` through layers of one input, and the gate if there is one, in one kernel: none where there is no such one, for more
+/// than a few rows, with gradients, or with updates of the layers.
+pub(super) fn of_few(
+    linears: &[&Linear],
+    joined: Option<&Joined>,
+    x: &Tensor,
+    norm: &RmsNorm,
+    gate: Option<Activation>,
+    pass: Pass,
+) -> Result<Option<Tensor>> {
+    let updated = |linear: &&Linear| linear.lora.as_ref().is_some_and(|lora| lora.enabled);
+    if pass.gradients || !x.device().is_cuda() || linears.iter().any(updated) {
+        return Ok(None);
+    }
+    let (weight, bias) = match (linears, joined) {
+        (_, Some(joined)) if joined.is_of(linears) => (&joined.weight, &joined.bias),
+        ([linear], None) => (&linear.weight, &linear.bias),
+        _ => return Ok(None),
+    };
+    let (factor, eps) = norm.plain()?;
+    let gate = gate.map(|gate| match gate {
+        Activation::Silu => ops::Activation::Silu,
+        Activation::GeluTanh => ops::Activation::Gelu,
+    });
+    let bias = bias.as_ref().map(Tensor::detach);
+    ops::norm_linear(&x.detach(), (&factor, eps), &weight.detach(), bias.as_ref(), gate)
 }
 
 fn ids<'a>(linears: impl Iterator<Item = &'a Linear>) -> Vec<TensorId> {

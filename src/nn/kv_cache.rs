@@ -6,6 +6,8 @@
 use candle_core::{Result, Tensor, bail};
 
 use crate::ops::kv_append::{kv_append, kv_append_at};
+#[cfg(feature = "cuda")]
+use crate::ops::turn_append::{Place, turn_append};
 
 /// Capacity is a multiple of this many positions.
 const CHUNK: usize = 64;
@@ -161,6 +163,34 @@ impl LayerCache {
         };
         kv_append_at(&k.detach(), &v.detach(), keys, values, ranges)?;
         Ok((keys.clone(), values.clone()))
+    }
+
+    /// As [`LayerCache::append`] of one token a row, out of `qkv`, whose queries are turned in place: in one launch. `of` is the
+    /// shape of its keys, `next` what is read soon after. None where there is none.
+    #[cfg(feature = "cuda")]
+    pub(super) fn append_turned(
+        &mut self,
+        qkv: &Tensor,
+        of: &Tensor,
+        tables: [&Tensor; 2],
+        norms: Option<[(&Tensor, f32); 2]>,
+        place: Place<'_>,
+        next: &Tensor,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let (keys, values) = match place {
+            Place::At(at) => (reserve(&mut self.k, of, at)?, reserve(&mut self.v, of, at)?),
+            Place::Ends(_) => match (&self.k, &self.v) {
+                (Some(keys), Some(values)) => (keys.clone(), values.clone()),
+                _ => bail!("kv cache: wants room for a token, got none"),
+            },
+        };
+        if !turn_append(qkv, tables, norms, [&keys, &values], place, Some(next))? {
+            return Ok(None);
+        }
+        Ok(Some(match place {
+            Place::At(at) => (keys.narrow(1, 0, at + 1)?, values.narrow(1, 0, at + 1)?),
+            Place::Ends(_) => (keys, values),
+        }))
     }
 
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {

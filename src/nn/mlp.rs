@@ -5,8 +5,8 @@
 use candle_core::{Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-use super::Joined;
-use super::{Linear, Pass};
+use super::{Joined, joined::of_few};
+use super::{Linear, Pass, RmsNorm};
 use crate::ops;
 
 /// The function that gates.
@@ -59,9 +59,30 @@ impl Mlp {
         self.down_proj.forward(&self.gated(x, pass)?, pass)
     }
 
-    /// What [`Mlp::forward`] gives, plus `onto`.
-    pub(crate) fn forward_onto(&self, x: &Tensor, onto: &Tensor, pass: Pass) -> Result<Tensor> {
-        self.down_proj.forward_onto(&self.gated(x, pass)?, onto, pass)
+    /// What [`Mlp::forward`] gives of `norm(x)`, plus `x`.
+    pub(crate) fn forward_onto(&self, x: &Tensor, norm: &RmsNorm, pass: Pass) -> Result<Tensor> {
+        let gated = match self.gated_few(x, norm, pass)? {
+            Some(gated) => gated,
+            None => self.gated(&norm.forward(x, pass)?, pass)?,
+        };
+        self.down_proj.forward_onto(&gated, x, pass)
+    }
+
+    /// [`Mlp::gated`] of `norm(x)` in one kernel, if there is one.
+    #[cfg(feature = "cuda")]
+    fn gated_few(&self, x: &Tensor, norm: &RmsNorm, pass: Pass) -> Result<Option<Tensor>> {
+        let gate = Some(self.activation);
+        match &self.gate_up {
+            GateUp::Fused { gate_up_proj } => of_few(&[gate_up_proj], None, x, norm, gate, pass),
+            GateUp::Split { gate_proj, up_proj } => {
+                of_few(&[gate_proj, up_proj], self.joined.as_ref(), x, norm, gate, pass)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn gated_few(&self, _: &Tensor, _: &RmsNorm, _: Pass) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 
     fn gated(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {

@@ -63,6 +63,12 @@ impl RmsNorm {
         }
     }
 
+    /// The weight and the epsilon of a pass without gradients.
+    #[cfg(feature = "cuda")]
+    pub(super) fn plain(&self) -> Result<(Tensor, f32)> {
+        Ok((self.factor(Pass::default())?, self.eps))
+    }
+
     /// Normalizes `x` over its last dimension.
     ///
     /// # Errors

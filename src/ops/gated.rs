@@ -84,8 +84,9 @@ fn reference_halves(x: &Tensor, activation: Activation) -> Result<Tensor> {
     reference(&x[0].contiguous()?, &x[1].contiguous()?, activation)
 }
 
+/// The function that gates.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Activation {
+pub(crate) enum Activation {
     Silu,
     Gelu,
 }
@@ -152,7 +153,7 @@ simd! {
     }
 }
 
-static UNIT: Unit = unit!("gated.h");
+static UNIT: Unit = unit!("gated.h", "gate.h");
 
 /// `Gated` of gated.h.
 #[derive(Clone, Copy, NoUninit)]

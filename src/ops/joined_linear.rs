@@ -8,7 +8,7 @@ use super::linear::{FEW, Few, begun};
 use super::lora_linear::Up;
 use crate::kernels::casts;
 use crate::kernels::gpu::{self, Buffer, Gpu, Operand};
-use crate::kernels::tape::{contiguous, follow, recording, tracked};
+use crate::kernels::tape::{contiguous, follow, in_order, plain, recording, tracked};
 use crate::kernels::{Held, with_inputs};
 use candle_core::{D, DType, Result, Tensor};
 
@@ -78,7 +78,7 @@ pub(crate) fn joined_linear(
     let needs: Vec<bool> = inputs.iter().map(tracked).collect();
     let of = x.clone();
     let backward = move |g: &Tensor| {
-        let g = g.contiguous()?;
+        let g = in_order(g)?;
         gpu::on(&g, |gpu| layers.backward(gpu, &of, t.as_ref(), &g, &needs))
             .unwrap_or_else(|| candle_core::bail!("{OP}: wants a gradient on the GPU"))
     };
@@ -102,6 +102,7 @@ fn joined<'a>(
     }
     drop(inputs);
     drop(held);
+    factors.first().map_or(Ok(()), |factor| plain(factor))?;
     let cast: Vec<Tensor> =
         factors.iter().map(|factor| factor.detach().to_dtype(dtype)).collect::<Result<_>>()?;
     Ok(Some(Factors::Made(Tensor::cat(&cast, 0)?)))
@@ -147,7 +148,7 @@ impl Layers {
         let onto = onto.as_ref().map(|held| held.input(OP));
         with_inputs(OP, [x, &self.weight], |[xs, w]| {
             if Few::fits(gpu, xs, w)? {
-                return Ok((Few { x: xs, w, bias, low: None, onto }.run(gpu)?.tensor(), None));
+                return Ok((Few { bias, onto, ..Few::of(xs, w) }.run(gpu)?.tensor(), None));
             }
             let base = [Operand::rows(xs, k), Operand::rows(w, k).t()];
             let (Some(a), Some(b)) = (&self.a, &self.b) else {
@@ -302,7 +303,8 @@ mod tests {
                     })
                     .collect();
                 let run = || joined_linear(&x, &w, bias.as_ref(), &parts, onto.as_ref());
-                let y = casts::during(&factors, dtype, run)?;
+                let copies = casts::Table::new(&factors, dtype)?;
+                let y = casts::during(copies.as_ref(), run)?;
                 return y.ok_or_else(|| candle_core::Error::Msg("wants a joined product".into()));
             }
             let mut at = 0;

@@ -1,46 +1,6 @@
-// Linear layer: what stands around the matrix products, and the whole of it for a few rows of x.
+// What stands around the matrix products of a linear layer.
 
-#if defined(FEW)
-
-struct Few {
-    uint outputs, inputs, rank;
-    float scale;
-};
-
-// y = x Wᵀ + b + scale t Bᵀ + onto of FEW rows of x: ROW_THREADS threads read a row of W, which is all the work there is.
-KERNEL void linear_few(
-    GLOBAL const T* x, GLOBAL const W* w, GLOBAL const BIAS_T* bias, GLOBAL const LOW_T* b, GLOBAL const T* t,
-    GLOBAL const T* onto, GLOBAL T* y, PARAMS(Few) p) {
-    SHARED float scratch[MAX_WARPS];
-    const ulong out = my_row();
-    if (ROW_THREADS == 32 && out >= p.outputs) return;
-    const int n = p.inputs;
-    float sum[FEW];
-    for (int m = 0; m < FEW; m++) sum[m] = 0.0f;
-    for (uint s = 0; slot(s, 0) < n; s += FLIGHT) {
-        const Run run = load_run(w + out * n, s, 0, n, 0.0f);
-        for (int m = 0; m < FEW; m++)
-            for (uint u = 0; u < FLIGHT; u++) {
-                const Vec v = load(x + m * n, slot(s + u, 0), n, 0.0f);
-                for (int k = 0; k < VEC; k++) sum[m] = fma32(run.v[u].v[k], v.v[k], sum[m]);
-            }
-    }
-    const uint lane = thread_id() % ROW_THREADS;
-    if (LOW) {
-        for (uint j = lane; j < p.rank; j += ROW_THREADS) {
-            const float low = p.scale * float(b[out * p.rank + j]);
-            for (int m = 0; m < FEW; m++) sum[m] = fma32(low, float(t[m * p.rank + j]), sum[m]);
-        }
-    }
-    for (int m = 0; m < FEW; m++) {
-        float v = row_sum(sum[m], scratch);
-        if (BIAS) v += float(bias[out]);
-        if (ONTO) v += float(onto[m * p.outputs + out]);
-        if (lane == 0) y[m * p.outputs + out] = T(v);
-    }
-}
-
-#elif defined(ROW_THREADS)
+#if defined(ROW_THREADS)
 
 // y = x in another type.
 KERNEL void linear_cast(GLOBAL const W* x, GLOBAL T* y, PARAMS(Rows) p) {

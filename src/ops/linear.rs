@@ -4,6 +4,7 @@
 //! stores `dW` for a frozen `W` too (candle#3773). A weight in `f32` beside a half-precision `x` is rounded to
 //! `x`'s dtype for the product, and its gradient is `f32`: full fine-tuning with `f32` master weights.
 
+mod few;
 mod gpu;
 
 use super::Spec;
@@ -13,10 +14,11 @@ use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
 use crate::kernels::tape::{apply1, apply2, apply3, tracked};
 use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
+pub(super) use few::Low;
+pub(crate) use few::{FEW, Few};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::cast_into;
-pub(super) use gpu::{Cast, Columns, Low, begun, grad_of};
-pub(crate) use gpu::{FEW, Few};
+pub(super) use gpu::{Cast, Columns, begun, grad_of};
 
 /// `x Wᵀ + b`: `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)`; the result is `(.., out)`.
 ///

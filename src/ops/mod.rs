@@ -23,8 +23,10 @@ mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
 mod near;
+#[cfg(any(feature = "cuda", test))]
+mod norm_linear;
 mod rms_norm;
 mod rope;
 #[cfg(feature = "cuda")]
@@ -33,12 +35,14 @@ pub(crate) mod rope_attention;
 #[doc(hidden)]
 pub mod sample;
 mod softmax;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod turn_append;
 
 pub(crate) use crate::kernels::cpu::in_pool;
 pub use crate::kernels::cpu::simd_name;
 // For benchmarks of a backward pass as the trainer runs it. A plain Candle op on a recorded tensor would be a gap.
 #[cfg(feature = "cuda")]
-pub(crate) use crate::kernels::cuda::graph;
+pub(crate) use crate::kernels::cuda::{ahead::compile_ahead, graph};
 pub use crate::kernels::gemm::fast_bf16;
 #[doc(hidden)]
 pub use crate::kernels::tape::{Gradients, Tape};
@@ -51,6 +55,8 @@ pub use dropout::Dropout;
 use dropout::dropout;
 pub(crate) use embedding::embedding_scaled;
 pub use embedding::{embedding, embedding_padded};
+#[cfg(feature = "cuda")]
+pub(crate) use gated::Activation;
 pub use gated::{geglu, gelu_mul, silu_mul, swiglu};
 pub use glue::add;
 pub(crate) use glue::{affine, cast, narrow, reshape};
@@ -64,6 +70,8 @@ pub use linear_cross_entropy::linear_cross_entropy;
 #[cfg(feature = "cuda")]
 pub(crate) use lora_linear::Wide;
 pub use lora_linear::{LoraLinear, lora_linear};
+#[cfg(feature = "cuda")]
+pub(crate) use norm_linear::norm_linear;
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope::{rope, rope_i, rope_thd};
 pub use softmax::{log_softmax, softmax, softmax_last_dim};

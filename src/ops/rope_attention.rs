@@ -6,7 +6,7 @@ use super::attention::{Attention, cuda};
 use super::rope::{check, turn_in_place};
 use crate::kernels::cuda::group_memory;
 use crate::kernels::gpu::{self, Buffer, Gpu};
-use crate::kernels::tape::{follow, recording, tracked};
+use crate::kernels::tape::{follow, in_order, recording, tracked};
 use crate::kernels::with_inputs;
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -74,7 +74,7 @@ pub(crate) fn rope_attention(
     let y = y.tensor();
     let (input, qkv, of) = (qkv.clone(), qkv.clone(), y.clone());
     let backward = move |g: &Tensor| {
-        let g = g.contiguous()?;
+        let g = in_order(g)?;
         let done = gpu::on(&g, |gpu| {
             let d = Buffer::new(gpu, qkv.shape(), qkv.dtype())?.tensor();
             let ([q, k, v], into) = (heads.views(&qkv)?, heads.views(&d)?);

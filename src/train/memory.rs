@@ -70,10 +70,15 @@ impl MemoryPlan {
             _ => 0,
         };
         let rerun = rerun.saturating_sub(free);
+        // A graph leaves gradients where it does each time; they are taken from there.
+        #[cfg(feature = "cuda")]
+        let graphs = model.is_step_replayable().unwrap_or(false);
+        #[cfg(not(feature = "cuda"))]
+        let graphs = false;
         MemoryPlan {
             weights,
             adapters: if full { 0 } else { 4 * trained },
-            gradients: 4 * trained,
+            gradients: if graphs { 8 } else { 4 } * trained,
             optimizer: 8 * trained,
             activations,
             transient: head.max(rerun + shape.layer_backward()),

@@ -8,6 +8,8 @@ pub mod memory;
 pub mod metrics;
 pub mod optim;
 pub mod progress;
+#[cfg(feature = "cuda")]
+mod replay;
 pub mod report;
 pub mod resume;
 mod run;

@@ -11,7 +11,7 @@ use super::optim::AdamW;
 use super::progress::Progress;
 use super::resume::{self, State};
 use super::run_dir::RunDir;
-use super::step::{self, Gradients, StepOptions};
+use super::step::{Gradients, StepOptions, Stepper};
 use super::trainer::{Event, OnNan, Outcome, TrainOptions, check_gradients, evaluate};
 use crate::error::{Error, NotFinite, Result};
 use crate::load::atomic;
@@ -31,6 +31,7 @@ pub(super) struct Run<'a> {
     vars: Vec<(String, Var)>,
     made_of: BTreeMap<String, String>,
     batches: Batches<'a>,
+    stepper: Stepper<'a>,
     optimizer: AdamW,
     metrics: Writer,
     progress: Progress,
@@ -73,6 +74,7 @@ impl<'a> Run<'a> {
                 (Progress::default(), Writer::create(&lines)?)
             }
         };
+        let stepper = Stepper::new(model, &vars)?;
         let started = (Instant::now(), progress.seconds);
         Ok(Run {
             dir,
@@ -83,6 +85,7 @@ impl<'a> Run<'a> {
             vars,
             made_of,
             batches,
+            stepper,
             optimizer,
             metrics,
             progress,
@@ -170,7 +173,7 @@ impl<'a> Run<'a> {
                 dropout_seed: Some(options.seed ^ ((step as u64) << 24 | i as u64)),
             };
             let weight = weight(batch);
-            let loss = step::backward(self.model, &self.vars, batch, weight, step_options, &mut gradients)?;
+            let loss = self.stepper.backward(batch, weight, step_options, &mut gradients)?;
             losses.push(loss);
         }
         // A loss or a norm that is not finite changes nothing. A GPU is waited for here and nowhere else.

@@ -7,7 +7,7 @@ use super::optim::AdamWConfig;
 use super::run::Run;
 use super::run_dir::{RunDir, Start};
 use super::schedule::Schedule;
-use super::step::{self, GradCheckpoint, Gradients, StepOptions};
+use super::step::{self, GradCheckpoint, Gradients, StepOptions, Stepper};
 use crate::error::{Error, NotFinite, Result};
 use crate::models::Model;
 use crate::ops::covered;
@@ -191,7 +191,8 @@ pub fn check_gradients(model: &Model, vars: &[(String, Var)], batch: &Batch) -> 
         documents: None,
     };
     let mut gradients = Gradients::default();
-    let loss = step::loss_and_gradients(model, vars, &probe, 1.0, StepOptions::default(), &mut gradients)?;
+    let mut stepper = Stepper::new(model, vars)?;
+    let loss = stepper.backward(&probe, 1.0, StepOptions::default(), &mut gradients)?.to_scalar::<f32>()?;
     if !loss.is_finite() {
         // Nothing is to be learned of the variables from it: the step that these tokens are in tells.
         return Ok(());

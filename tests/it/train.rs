@@ -11,7 +11,7 @@ use metal_candle::train::checkpoint::Checkpoint;
 use metal_candle::train::data::{self, Batch, ModelEncoder};
 use metal_candle::train::optim::{AdamW, AdamWConfig};
 use metal_candle::train::schedule::Schedule;
-use metal_candle::train::step::{GradCheckpoint, Gradients, StepOptions, loss_and_gradients};
+use metal_candle::train::step::{GradCheckpoint, Gradients, StepOptions, Stepper, loss_and_gradients};
 use metal_candle::train::trainer::{Event, TrainOptions, train};
 use metal_candle::{Error, Result};
 use std::collections::HashMap;
@@ -123,36 +123,142 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
-/// A GPU's run is the CPU's: in f32 each loss is within rounding, in bf16 it is at most twice as far from the CPU's as
-/// that is from f32 somewhere in the run.
+/// A GPU's run is the CPU's: in f32 each loss is within rounding. In bf16 runs drift apart as their roundings differ: over
+/// all models a GPU's are at most one and a half times as far from f32 as the CPU's, none more than twice as far as the
+/// CPU's furthest.
 #[test]
 fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     let device = device();
-    let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
-    for dtype in [DType::F32, DType::BF16] {
-        for name in chosen().filter(|_| !device.is_cpu()) {
-            let run = |device: &Device, dtype| -> Result<Vec<f32>> {
-                let (model, batch, _) = golden_on(device, dtype, name)?;
-                Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
-            };
-            let (ours, theirs) = (run(&device, dtype)?, run(&Device::Cpu, dtype)?);
-            let exact = run(&Device::Cpu, DType::F32)?;
-            let rounded = theirs.iter().zip(&exact).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
-            let allowed = (2.0 * rounded).max(2f32.powi(-14));
-            println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
-            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-                let apart = apart(*ours, *theirs);
-                assert!(
-                    apart <= allowed,
-                    "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}: {apart} > {allowed}"
-                );
+    let apart = |(a, b): (&f32, &f32)| (a - b).abs() / b.max(1.0);
+    let (mut ours_apart, mut theirs_apart) = (Vec::new(), Vec::new());
+    for name in chosen().filter(|_| !device.is_cpu()) {
+        let run = |device: &Device, dtype| -> Result<Vec<f32>> {
+            let (model, batch, _) = golden_on(device, dtype, name)?;
+            Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
+        };
+        let exact = run(&Device::Cpu, DType::F32)?;
+        let ours = run(&device, DType::F32)?;
+        for (i, apart) in ours.iter().zip(&exact).map(apart).enumerate() {
+            assert!(apart <= 2f32.powi(-14), "{name}: loss {i} is {}, not {}", ours[i], exact[i]);
+        }
+        for (device, all) in [(&device, &mut ours_apart), (&Device::Cpu, &mut theirs_apart)] {
+            let run = run(device, DType::BF16)?;
+            all.push(run.iter().zip(&exact).map(apart).map(|apart| apart * apart).sum::<f32>());
+        }
+    }
+    let all = |apart: &[f32]| apart.iter().sum::<f32>().sqrt();
+    let most = |apart: &[f32]| apart.iter().fold(0.0, |most: f32, x| most.max(*x)).sqrt();
+    let told = format!("{ours_apart:?}, not {theirs_apart:?}");
+    assert!(all(&ours_apart) <= 1.5 * all(&theirs_apart), "{told}");
+    assert!(most(&ours_apart) <= 2.0 * most(&theirs_apart), "{told}");
+    Ok(())
+}
+
+/// The trainer's tape and Candle's autograd run the same gradients in another order.
+/// On a CUDA GPU, steps from the third on are graphs.
+#[test]
+fn a_stepper_gives_what_single_steps_give() -> Result<()> {
+    let dtype = if device().is_cuda() { DType::BF16 } else { DType::F32 };
+    for name in ["llama", "qwen2", "qwen3", "mistral"] {
+        for grad_checkpoint in [GradCheckpoint::None, GradCheckpoint::First(1), GradCheckpoint::All] {
+            let (model, first, _) = golden_on(&device(), dtype, name)?;
+            let vars = model.trainable();
+            let mut optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
+            let mut stepper = Stepper::new(&model, &vars)?;
+            let options = StepOptions { grad_checkpoint, dropout_seed: Some(3) };
+            for step in 0..7 {
+                let mut batch = first.clone();
+                batch.input_ids.rotate_left(step % 5);
+                batch.targets.rotate_left(step % 3);
+                let weight = 1.0 / (1 + step) as f64;
+                let (mut found, mut wanted) = (Gradients::default(), Gradients::default());
+                // Two batches of a step are added up.
+                for times in 1..=2 {
+                    let weight = weight * times as f64;
+                    let loss = stepper.backward(&batch, weight, options, &mut found)?.to_scalar::<f32>()?;
+                    let alone = loss_and_gradients(&model, &vars, &batch, weight, options, &mut wanted)?;
+                    assert!((loss - alone).abs() <= 1e-2 * alone, "{name}, step {step}: {loss}, not {alone}");
+                }
+                for (var_name, var) in &vars {
+                    let (a, b) = (found.get(var).unwrap(), wanted.get(var).unwrap());
+                    let largest = b.abs()?.max_all()?.to_scalar::<f32>()?;
+                    let off = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                    assert!(
+                        off <= 2e-2 * largest,
+                        "{name}, step {step}, {var_name}: off by {off} of {largest}"
+                    );
+                }
+                optimizer.step(&vars, &found, 1e-3, Some(1.0))?;
             }
+            assert_eq!(stepper.graphs(), usize::from(device().is_cuda()), "{name}");
         }
     }
     Ok(())
 }
 
-/// The trainer's tape and Candle's autograd run the same gradients in another order.
+/// Batches of more shapes than graphs are kept of, each five times.
+#[test]
+fn a_stepper_has_graphs_of_some_shapes() -> Result<()> {
+    if !device().is_cuda() {
+        return Ok(());
+    }
+    let (model, _, _) = golden_on(&device(), DType::BF16, "qwen2")?;
+    let (vars, mut options) = (model.trainable(), StepOptions::default());
+    let mut stepper = Stepper::new(&model, &vars)?;
+    for round in 0..5u32 {
+        for len in 4..26usize {
+            let batch = some_batch(2, len, round);
+            options.grad_checkpoint = if len % 2 == 0 { GradCheckpoint::None } else { GradCheckpoint::All };
+            let (mut found, mut wanted) = (Gradients::default(), Gradients::default());
+            let loss = stepper.backward(&batch, 1.0, options, &mut found)?.to_scalar::<f32>()?;
+            let alone = loss_and_gradients(&model, &vars, &batch, 1.0, options, &mut wanted)?;
+            assert!((loss - alone).abs() <= 1e-2 * alone, "{len}: {loss}, not {alone}");
+        }
+    }
+    assert_eq!(stepper.graphs(), 16);
+    Ok(())
+}
+
+/// Memory that graphs keep is taken when nothing else is left, and they run again when there is some.
+#[test]
+#[ignore = "takes all of a GPU's memory: run it alone"]
+fn graphs_and_others_share_a_full_gpu() -> Result<()> {
+    if !device().is_cuda() {
+        return Ok(());
+    }
+    let (model, _, _) = golden_on(&device(), DType::BF16, "qwen2")?;
+    let (vars, options) = (model.trainable(), StepOptions::default());
+    let mut stepper = Stepper::new(&model, &vars)?;
+    let step = |len, stepper: &mut Stepper| -> Result<f32> {
+        let batch = some_batch(64, len, 1);
+        Ok(stepper.backward(&batch, 1.0, options, &mut Gradients::default())?.to_scalar::<f32>()?)
+    };
+    let first = step(2048, &mut stepper)?;
+    for _ in 0..3 {
+        step(2048, &mut stepper)?;
+    }
+    assert_eq!(stepper.graphs(), 1);
+    let mut taken = Vec::new();
+    for bytes in [1 << 30, 1 << 25, 1 << 22] {
+        while let Ok(part) = Tensor::zeros(bytes, DType::U8, &device()) {
+            taken.push(part);
+        }
+    }
+    assert!(step(1024, &mut stepper).is_err(), "there is no memory");
+    drop(taken.drain(..2));
+    for len in [1024, 2048, 1024, 2048] {
+        let loss = step(len, &mut stepper)?;
+        assert!(len != 2048 || (loss - first).abs() <= 1e-2 * first, "{loss}, not {first}");
+    }
+    Ok(())
+}
+
+/// Ids of a fixture's vocabulary, each the target of the one before.
+fn some_batch(rows: usize, len: usize, seed: u32) -> Batch {
+    let id = |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed * 977) >> 26;
+    Batch::full((0..rows * len).map(id).collect(), len)
+}
+
 #[test]
 fn the_tape_gives_the_gradients_of_candles_autograd() -> Result<()> {
     for name in chosen() {

@@ -7,7 +7,7 @@ use crate::models::Model;
 use crate::train::data::Batch;
 use crate::train::memory::MemoryPlan;
 use crate::train::optim::{AdamW, AdamWConfig};
-use crate::train::step::{GradCheckpoint, Gradients, StepOptions, backward};
+use crate::train::step::{GradCheckpoint, Gradients, StepOptions, Stepper};
 use candle_core::Var;
 
 /// Measure LoRA steps: forward, backward, clipping and AdamW
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Steps on one batch.
 struct Steps<'a> {
-    model: &'a Model,
+    stepper: Stepper<'a>,
     vars: Vec<(String, Var)>,
     optimizer: AdamW,
     batch: Batch,
@@ -129,12 +129,12 @@ impl<'a> Steps<'a> {
         let optimizer = AdamW::new(AdamWConfig::default(), &vars)?;
         let batch = Batch::full(tokens(1, model.config.vocab_size, rows * len), len);
         let options = StepOptions { grad_checkpoint, dropout_seed: None };
-        Ok(Steps { model, vars, optimizer, batch, options })
+        Ok(Steps { stepper: Stepper::new(model, &vars)?, vars, optimizer, batch, options })
     }
 
     fn step(&mut self) -> crate::Result<()> {
         let mut gradients = Gradients::default();
-        let loss = backward(self.model, &self.vars, &self.batch, 1.0, self.options, &mut gradients)?;
+        let loss = self.stepper.backward(&self.batch, 1.0, self.options, &mut gradients)?;
         self.optimizer.step_after(&[loss], &self.vars, &gradients, 1e-5, Some(1.0))?;
         Ok(())
     }

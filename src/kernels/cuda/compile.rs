@@ -6,26 +6,60 @@ use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaModule};
 use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 use candle_core::{Error, Result, bail};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-pub(super) fn module(context: &Arc<CudaContext>, text: &str, launch: &Launch<'_>) -> Result<Arc<CudaModule>> {
-    let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
-    // `device::cuda` refuses such a GPU; `Device::new_cuda` does not.
-    if major < 8 {
-        bail!("cuda: wants a GPU of compute capability 8.0 or more, got {major}.{minor}")
+/// Code that was compiled ahead and not yet loaded, by its source's key.
+static AHEAD: LazyLock<Mutex<HashMap<String, Vec<u8>>>> = LazyLock::new(Default::default);
+
+/// A unit's text, and how it is compiled.
+pub(super) struct Source {
+    name: &'static str,
+    text: String,
+    options: Vec<String>,
+}
+
+impl Source {
+    pub fn new(context: &Arc<CudaContext>, text: String, launch: &Launch<'_>) -> Result<Self> {
+        let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
+        // `device::cuda` refuses such a GPU; `Device::new_cuda` does not.
+        if major < 8 {
+            bail!("cuda: wants a GPU of compute capability 8.0 or more, got {major}.{minor}")
+        }
+        let mut options = vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".into()];
+        if launch.unit.fast_math {
+            options.push("--use_fast_math".into());
+        }
+        Ok(Source { name: launch.unit.name, text, options })
     }
-    let mut options = vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".into()];
-    if launch.unit.fast_math {
-        options.push("--use_fast_math".into());
+
+    /// What its code depends on.
+    fn key(&self) -> String {
+        format!("{}\n{:?} {}\n{}", self.name, self.options, versions(), self.text)
     }
-    let key = format!("{}\n{options:?} {}\n{text}", launch.unit.name, versions());
+}
+
+/// Compiles a source that is not on disk, for [`module`] to find.
+pub(super) fn keep(source: Source) {
+    let key = source.key();
+    if cache::get(&key, "cubin").is_none()
+        && let Ok(code) = compile(&source)
+    {
+        cache::put(&key, "cubin", &code);
+        AHEAD.lock().unwrap_or_else(PoisonError::into_inner).insert(key, code);
+    }
+}
+
+pub(super) fn module(context: &Arc<CudaContext>, source: &Source) -> Result<Arc<CudaModule>> {
+    let key = source.key();
     let load = |code: Vec<u8>| context.load_module(Ptx::from_binary(code));
-    if let Some(module) = cache::get(&key, "cubin").and_then(|code| load(code).ok()) {
+    let ahead = AHEAD.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    if let Some(module) = ahead.or_else(|| cache::get(&key, "cubin")).and_then(|code| load(code).ok()) {
         return Ok(module);
     }
-    let code = compile(text, launch, &options)?;
-    let module = load(code.clone()).map_err(|e| Error::Msg(format!("{}: {e:?}", launch.unit.name)))?;
+    let code = compile(source)?;
+    let module = load(code.clone()).map_err(|e| Error::Msg(format!("{}: {e:?}", source.name)))?;
     cache::put(&key, "cubin", &code);
     Ok(module)
 }
@@ -38,16 +72,16 @@ fn versions() -> String {
     format!("nvrtc {major}.{minor} driver {driver} {known:?}")
 }
 
-fn compile(text: &str, launch: &Launch<'_>, options: &[String]) -> Result<Vec<u8>> {
-    let name = launch.unit.name;
+fn compile(Source { name, text, options }: &Source) -> Result<Vec<u8>> {
     let failed = |e| Error::Msg(format!("{name}: {e:?}"));
-    let (text, file) = (CString::new(text).map_err(Error::wrap)?, CString::new(name).map_err(Error::wrap)?);
+    let (text, file) =
+        (CString::new(text.as_str()).map_err(Error::wrap)?, CString::new(*name).map_err(Error::wrap)?);
     let program = Program(nvrtc::create_program(&text, Some(&file)).map_err(failed)?);
     // SAFETY: the program is alive.
     let mut compiled = unsafe { nvrtc::compile_program(program.0, options) };
     if compiled.as_ref().is_err_and(|e| e.0 == sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION) {
         // A GPU newer than this NVRTC: the driver finishes the work.
-        let mut options = options.to_vec();
+        let mut options = options.clone();
         options[0] = "--gpu-architecture=compute_80".into();
         // SAFETY: as above.
         compiled = unsafe { nvrtc::compile_program(program.0, &options) };

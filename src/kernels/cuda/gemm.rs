@@ -1,7 +1,7 @@
 //! Matrix products through cuBLAS, into memory that may hold a sum to add to.
 
 use super::super::gpu::{Buffer, Operand};
-use super::{graph, profile, read, write};
+use super::{ahead, graph, profile, read, write};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Error, Result, Storage, bail};
@@ -28,6 +28,9 @@ pub(in super::super) fn product(
     c: &mut Buffer,
     (at, stride): (usize, usize),
 ) -> Result<()> {
+    if ahead::is_on() {
+        return Ok(());
+    }
     let (stream, blas) = (graph::stream(device), graph::blas(device));
     let (c_kind, size) = (kind(c.dtype)?, c.dtype.size_in_bytes());
     let Storage::Cuda(storage) = &mut c.storage else { bail!("matmul: wants memory of the CUDA device") };

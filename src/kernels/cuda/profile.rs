@@ -22,6 +22,11 @@ pub(in super::super) fn begin() {
     ON.store(true, Ordering::Relaxed);
 }
 
+/// Whether times are taken.
+pub(crate) fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
 /// Ends it: what was taken, by name. Waits for the GPU.
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the command line asks"))]
 pub(in super::super) fn end() -> Result<Vec<Spent>> {
@@ -43,7 +48,7 @@ pub(in super::super) fn span<R>(
     name: impl FnOnce() -> String,
     f: impl FnOnce() -> Result<R>,
 ) -> Result<R> {
-    if !ON.load(Ordering::Relaxed) {
+    if !is_on() {
         return f();
     }
     let event = || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(Error::wrap);

@@ -1,6 +1,6 @@
 //! Linear layers on a GPU: the products are the library's, what stands around them is ours.
 
-use super::UNIT;
+use super::{Few, UNIT};
 #[cfg(feature = "cuda")]
 use crate::kernels::Held;
 use crate::kernels::casts::{self, Copied};
@@ -8,15 +8,13 @@ use crate::kernels::casts::{self, Copied};
 use crate::kernels::gpu::{self, Arg};
 use crate::kernels::gpu::{Buffer, Gpu, Launch, Operand};
 use crate::kernels::rows::Rows;
+#[cfg(feature = "cuda")]
+use crate::kernels::tape::in_order;
 use crate::kernels::{Input, with_inputs};
-use crate::matmul::{Shape, by_own_kernel};
 use bytemuck::NoUninit;
 use candle_core::{DType, Result, Tensor};
 
 const OP: &str = "linear";
-
-/// Rows of `x` up to which a product is no more than one read of the weight.
-pub(crate) const FEW: usize = 4;
 
 /// A matrix in the dtype that a product wants.
 pub(in super::super) enum Cast<'a> {
@@ -54,7 +52,7 @@ impl<'a> Cast<'a> {
 /// Writes `x` into `to`, of its shape and any dtype, which must be contiguous.
 #[cfg(feature = "cuda")]
 pub(crate) fn cast_into(x: &Tensor, to: &Tensor) -> Result<()> {
-    let (x, held) = (x.contiguous()?, Held::new(to));
+    let (x, held) = (in_order(x)?, Held::new(to));
     let to = held.input(OP);
     let cols = x.dims().last().copied().unwrap_or(1);
     let done = gpu::on(&x, |gpu| {
@@ -70,92 +68,12 @@ pub(crate) fn cast_into(x: &Tensor, to: &Tensor) -> Result<()> {
 }
 
 /// The dims of `x` with another last one.
-fn with_last(x: Input<'_>, n: usize) -> Vec<usize> {
+pub(super) fn with_last(x: Input<'_>, n: usize) -> Vec<usize> {
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = n;
     }
     dims
-}
-
-/// What a few rows' kernel adds to the product: `scale t Bᵀ`.
-#[derive(Clone, Copy)]
-pub(crate) struct Low<'a> {
-    pub b: Input<'a>,
-    pub t: Input<'a>,
-    pub scale: f32,
-}
-
-/// A product of up to [`FEW`] rows of `x`, in one kernel.
-pub(crate) struct Few<'a> {
-    pub x: Input<'a>,
-    pub w: Input<'a>,
-    pub bias: Option<Input<'a>>,
-    pub low: Option<Low<'a>>,
-    /// What is added to it, in the shape of the result.
-    pub onto: Option<Input<'a>>,
-}
-
-/// `Few` of the header.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct FewParams {
-    outputs: u32,
-    inputs: u32,
-    rank: u32,
-    scale: f32,
-}
-
-impl Few<'_> {
-    /// Whether a layer's product of `x` and `w` is one: what is left of it is a read of a matrix that is not tiny. Not where the
-    /// library's product was measured to be faster, of matrices in one dtype.
-    pub fn fits(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>) -> Result<bool> {
-        let (n, k) = (w.dims()[0], w.dims()[1]);
-        let rows = x.shape().elem_count() / k.max(1);
-        let few = (1..=FEW).contains(&rows) && k > 0;
-        let shape = Shape::new(1, rows, n, k).by_weight();
-        Ok(few && (x.dtype() != w.dtype() || by_own_kernel(gpu, x.dtype(), &shape)?))
-    }
-
-    pub fn run(&self, gpu: Gpu<'_>) -> Result<Buffer> {
-        let (n, k) = (self.w.dims()[0], self.w.dims()[1]);
-        let m = self.x.shape().elem_count() / k;
-        for x in [self.x, self.w].into_iter().chain(self.bias).chain(self.low.map(|l| l.b)).chain(self.onto) {
-            x.contiguous()?;
-        }
-        // Few outputs are spread over more threads: some 28 warps a multiprocessor read.
-        let threads = (28 * 32 * gpu.multiprocessors()).div_ceil(n.max(1)).next_power_of_two().clamp(32, 128);
-        let rows = Rows::new(n, k, self.x.dtype(), &[self.x, self.w]).in_step().at_most(threads);
-        let mut y = Buffer::new(gpu, with_last(self.x, n), self.x.dtype())?;
-        let dtype = |x: Option<Input<'_>>| x.map_or(DType::F32, |x| x.dtype());
-        let types = [
-            ("T", self.x.dtype()),
-            ("W", self.w.dtype()),
-            ("BIAS_T", dtype(self.bias)),
-            ("LOW_T", dtype(self.low.map(|low| low.b))),
-        ];
-        let [a, b, c, d] = rows.defines();
-        let (bias, low) = (self.bias.is_some() as i64, self.low.is_some() as i64);
-        let onto = ("ONTO", self.onto.is_some() as i64);
-        let defines = [a, b, c, d, ("FEW", m as i64), ("BIAS", bias), ("LOW", low), onto];
-        let params = FewParams {
-            outputs: n as u32,
-            inputs: k as u32,
-            rank: self.low.map_or(0, |low| low.b.dims()[1] as u32),
-            scale: self.low.map_or(0.0, |low| low.scale),
-        };
-        let mut args = [
-            self.x.into(),
-            self.w.into(),
-            self.bias.into(),
-            self.low.map(|low| low.b).into(),
-            self.low.map(|low| low.t).into(),
-            self.onto.into(),
-            (&mut y).into(),
-        ];
-        gpu.launch(&rows.launch(&UNIT, "linear_few", &types, &defines), &mut args, &params)?;
-        Ok(y)
-    }
 }
 
 /// Memory for rows of `n`, in which each begins as the bias, and the `beta` that a product into it takes.
@@ -183,7 +101,7 @@ pub(in super::super) fn begun(
 
 pub(super) fn forward(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>, bias: Option<Input<'_>>) -> Result<Buffer> {
     if Few::fits(gpu, x, w)? {
-        return Few { x, w, bias, low: None, onto: None }.run(gpu);
+        return Few { bias, ..Few::of(x, w) }.run(gpu);
     }
     let (n, k) = (w.dims()[0], w.dims()[1]);
     let m = x.shape().elem_count() / k.max(1);
@@ -287,30 +205,5 @@ impl Columns<'_> {
         let mut args = [partial.input(OP).into(), norms.into(), (&mut y).into()];
         gpu.launch(&launch("column_total", [cols.div_ceil(THREADS), 1, 1]), &mut args, &params)?;
         Ok(y.tensor())
-    }
-}
-
-#[cfg(all(test, feature = "host"))]
-mod tests {
-    use super::*;
-    use crate::matmul::{Backend, with_backend};
-    use candle_core::Device;
-
-    #[test]
-    fn a_few_rows_are_the_librarys_where_it_is_named() -> Result<()> {
-        let x = |rows: usize, dtype| Tensor::zeros((rows, 64), dtype, &Device::Cpu);
-        let fits = |x: &Tensor, w: &Tensor| with_inputs(OP, [x, w], |[x, w]| Few::fits(Gpu::Host, x, w));
-        let (row, wide, w) = (x(4, DType::BF16)?, x(5, DType::BF16)?, x(8, DType::BF16)?);
-        assert!(fits(&row, &w)? && !fits(&wide, &w)?);
-        with_backend(Backend::Candle, || {
-            assert!(!fits(&row, &w)?);
-            // Of another dtype it would be cast each time.
-            assert!(fits(&row, &x(8, DType::F32)?)?);
-            Result::Ok(())
-        })?;
-        assert!(with_backend(Backend::Fused, || fits(&row, &w))?);
-        // What layers do not call is no name for theirs.
-        assert!(with_backend(Backend::CublasLt, || fits(&row, &w))?);
-        Ok(())
     }
 }

@@ -97,9 +97,9 @@ impl Lora {
         with_inputs(Self::NAME, [&self.base.weight, bias], |[w, bias]| {
             let bias = self.base.bias.is_some().then_some(bias);
             if self.base.dropout.is_none() && Few::fits(gpu, x, w)? {
-                let t = Few { x, w: a, bias: None, low: None, onto: None }.run(gpu)?.reshape((m, r));
+                let t = Few::of(x, a).run(gpu)?.reshape((m, r));
                 let low = Some(Low { b, t: t.input(Self::NAME), scale });
-                let y = Few { x, w, bias, low, onto: None }.run(gpu)?;
+                let y = Few { bias, low, ..Few::of(x, w) }.run(gpu)?;
                 self.on_gpu.set(t.tensor()).ok();
                 return Ok(y);
             }
