@@ -59,7 +59,10 @@ goldens python="python3":
 fuzz name seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{name}} -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=10
 
-# Long runs in flat memory: two thousand steps, ten thousand tokens, a million turns of MPS on softmetal. Minutes.
+# Long runs in flat memory: two thousand steps, ten thousand tokens. Minutes.
 soak:
     cargo test --release --test it -- --ignored --nocapture --test-threads 1 soak::
+
+# A million turns of MPS on softmetal leave nothing behind. An hour; on Debian.
+soak-metal:
     scripts/softmetal.sh soak

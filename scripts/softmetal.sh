@@ -81,12 +81,13 @@ test_soak() {
 # Other orders of threads, threadgroups and dispatches than that of the part `crate`, which is seed 1's. One test is one
 # thread, so they run at once.
 test_seeds() {
-    local seed run runs=()
+    local seed run runs=() failed=0
     for seed in 2 3; do
         SOFTMETAL_SEED=$seed on_metal it ops::fused_ops_match_their_references_in_bf16 &
         runs+=($!)
     done
-    for run in "${runs[@]}"; do wait "$run"; done
+    for run in "${runs[@]}"; do wait "$run" || failed=1; done
+    return $failed
 }
 
 case ${*:-all} in

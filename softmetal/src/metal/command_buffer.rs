@@ -309,6 +309,8 @@ impl CommandBuffer {
             state.error = fault.map(|text| NSError::new("MTLCommandBufferErrorDomain", 1, text));
             std::mem::take(&mut state.on_completed)
         };
+        // Before the handlers, which may ask for another one.
+        this.queue.shared().close(true);
         if !handlers.is_empty() {
             this.observe();
         }

@@ -236,7 +236,6 @@ impl CommandQueue {
         let thread = std::thread::Builder::new().name(format!("queue {id}")).spawn(move || {
             while let Some((place, buffer)) = worker.next() {
                 with_pool(|| run::run(&worker, place, buffer));
-                worker.close(true);
                 BUSY.end();
             }
         });

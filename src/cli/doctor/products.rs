@@ -137,6 +137,7 @@ impl Reasons<'_> {
         let &Reasons { named, table } = self;
         match why {
             Why::Forced => match named.filter(|named| *named != backend) {
+                Some(named) if !user.admits(dtype.as_str(), named) => format!("layers do not call {named}"),
                 Some(named) => format!("{named} does not compute it"),
                 None => "named by METAL_CANDLE_MATMUL".into(),
             },

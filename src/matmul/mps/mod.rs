@@ -31,7 +31,7 @@
 //! told by its next `synchronize`: to ask here, `wait_until_completed` is what there is, and it drops the fences that candle's
 //! passes on other threads wait for (`docs/candle-bugs.md`), which would be a stale read.
 //!
-//! Kernel objects are kept by size, transposes and factors, at most 256, and a command queue for each device. Each call has
+//! Kernel objects are kept by dtype, size, transposes and factors, at most 256, and a command queue for each device. Each call has
 //! an autorelease pool of its own: after a million products on softmetal the queue and the kernel object were what was alive.
 
 mod batch;

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         ("queue_keeps_the_order_of_enqueue", queue_keeps_the_order_of_enqueue, Clean),
         ("compile_error_names_the_line", compile_error_names_the_line, Clean),
         ("queue_waits_for_room", queue_waits_for_room, Clean),
+        ("handler_asks_for_another", handler_asks_for_another, Clean),
         ("queue_without_room", queue_without_room, Report(&["Validation", "commandBuffer", "at most 1"])),
         ("residency_set_holds_members", residency_set_holds_members, Clean),
         ("labels_and_groups", labels_and_groups, Clean),
@@ -173,6 +174,19 @@ fn queue_waits_for_room() {
         }
     }
     committed[4].waitUntilCompleted();
+}
+
+fn handler_asks_for_another() {
+    let queue = Metal::new().device.newCommandQueueWithMaxCommandBufferCount(1).expect("a queue");
+    let commands = queue.commandBuffer().expect("a command buffer");
+    let again = queue.clone();
+    let block = RcBlock::new(move |_: NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
+        assert!(again.commandBuffer().is_some());
+    });
+    // SAFETY: a block that is copied.
+    unsafe { commands.addCompletedHandler(RcBlock::as_ptr(&block)) };
+    commands.commit();
+    commands.waitUntilCompleted();
 }
 
 fn queue_without_room() {
