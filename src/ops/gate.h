@@ -21,4 +21,3 @@ FN Pair activate(float a) {
     }
     return f;
 }
-

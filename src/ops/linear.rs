@@ -110,6 +110,7 @@ pub(super) fn add_bias<T: Element>(y: &mut [T], b: &[f32]) {
 }
 
 static UNIT: Unit = unit!("linear.h");
+static FEW_UNIT: Unit = unit!("linear_few.h", "gate.h");
 
 /// Frozen weight and bias: state, not inputs, so that no gradient of theirs exists.
 struct Frozen {

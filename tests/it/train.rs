@@ -154,7 +154,7 @@ fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// On a CUDA GPU, steps from the third on are graphs.
+/// On a CUDA GPU the third batch of a shape makes a graph, and those after it are graphs.
 #[test]
 fn a_stepper_gives_what_single_steps_give() -> Result<()> {
     // There it is one step after the other as anywhere else, and each takes seconds on softmetal.

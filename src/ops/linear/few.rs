@@ -1,15 +1,14 @@
 //! A linear layer for a few rows of `x`, in one kernel: what is left of it is a read of the weight.
 
+use super::FEW_UNIT;
 use super::gpu::with_last;
 use crate::kernels::Input;
-use crate::kernels::gpu::{Buffer, Gpu, Unit, unit};
+use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::rows::Rows;
 use crate::matmul::{Shape, by_own_kernel};
 use crate::ops::gated::Activation;
 use bytemuck::NoUninit;
 use candle_core::{DType, Result};
-
-static UNIT: Unit = unit!("../linear_few.h", "../gate.h");
 
 /// Rows of `x` up to which a product is no more than one read of the weight.
 pub(crate) const FEW: usize = 4;
@@ -58,7 +57,7 @@ impl<'a> Few<'a> {
     pub fn fits(gpu: Gpu<'_>, x: Input<'_>, w: Input<'_>) -> Result<bool> {
         let (n, k) = (w.dims()[0], w.dims()[1]);
         let rows = x.shape().elem_count() / k.max(1);
-        let few = (1..=FEW).contains(&rows) && k > 0;
+        let few = (1..=FEW).contains(&rows) && n > 0 && k > 0;
         let shape = Shape::new(1, rows, n, k).by_weight();
         Ok(few && (x.dtype() != w.dtype() || by_own_kernel(gpu, x.dtype(), &shape)?))
     }
@@ -124,7 +123,7 @@ impl<'a> Few<'a> {
             norm.into(),
             (&mut y).into(),
         ];
-        gpu.launch(&rows.launch(&UNIT, "linear_few", &types, &defines), &mut args, &params)?;
+        gpu.launch(&rows.launch(&FEW_UNIT, "linear_few", &types, &defines), &mut args, &params)?;
         Ok(y)
     }
 }
