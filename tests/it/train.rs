@@ -123,34 +123,32 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
-/// A GPU's run is the CPU's: in f32 each loss is within rounding. In bf16 runs drift apart as their roundings differ: over
-/// all models a GPU's are at most one and a half times as far from f32 as the CPU's, none more than twice as far as the
-/// CPU's furthest.
+/// A GPU's run is the CPU's: in f32 each loss is within rounding, in bf16 it is at most twice as far from the CPU's as
+/// that is from f32 somewhere in the run.
 #[test]
 fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     let device = device();
-    let apart = |(a, b): (&f32, &f32)| (a - b).abs() / b.max(1.0);
-    let (mut ours_apart, mut theirs_apart) = (Vec::new(), Vec::new());
-    for name in chosen().filter(|_| !device.is_cpu()) {
-        let run = |device: &Device, dtype| -> Result<Vec<f32>> {
-            let (model, batch, _) = golden_on(device, dtype, name)?;
-            Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
-        };
-        let exact = run(&Device::Cpu, DType::F32)?;
-        let ours = run(&device, DType::F32)?;
-        for (i, apart) in ours.iter().zip(&exact).map(apart).enumerate() {
-            assert!(apart <= 2f32.powi(-14), "{name}: loss {i} is {}, not {}", ours[i], exact[i]);
-        }
-        for (device, all) in [(&device, &mut ours_apart), (&Device::Cpu, &mut theirs_apart)] {
-            let run = run(device, DType::BF16)?;
-            all.push(run.iter().zip(&exact).map(apart).map(|apart| apart * apart).sum::<f32>());
+    let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
+    for dtype in [DType::F32, DType::BF16] {
+        for name in chosen().filter(|_| !device.is_cpu()) {
+            let run = |device: &Device, dtype| -> Result<Vec<f32>> {
+                let (model, batch, _) = golden_on(device, dtype, name)?;
+                Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
+            };
+            let (ours, theirs) = (run(&device, dtype)?, run(&Device::Cpu, dtype)?);
+            let exact = run(&Device::Cpu, DType::F32)?;
+            let rounded = theirs.iter().zip(&exact).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
+            let allowed = (2.0 * rounded).max(2f32.powi(-14));
+            println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let apart = apart(*ours, *theirs);
+                assert!(
+                    apart <= allowed,
+                    "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}: {apart} > {allowed}"
+                );
+            }
         }
     }
-    let all = |apart: &[f32]| apart.iter().sum::<f32>().sqrt();
-    let most = |apart: &[f32]| apart.iter().fold(0.0, |most: f32, x| most.max(*x)).sqrt();
-    let told = format!("{ours_apart:?}, not {theirs_apart:?}");
-    assert!(all(&ours_apart) <= 1.5 * all(&theirs_apart), "{told}");
-    assert!(most(&ours_apart) <= 2.0 * most(&theirs_apart), "{told}");
     Ok(())
 }
 
@@ -305,8 +303,7 @@ fn a_seed_fixes_every_loss() -> Result<()> {
         let lora = PeftConfig { r: 4, lora_dropout: 0.2, ..PeftConfig::default() };
         model.add_lora(&lora, seed)?;
         let options = TrainOptions {
-            // On softmetal, where Metal's kernels are tested, a step takes seconds: what differs does so from the first.
-            iters: if device().is_metal() { 2 } else { 6 },
+            iters: 6,
             schedule: Schedule::constant(1e-2)?,
             grad_accumulation_steps: 2,
             seed,

@@ -155,10 +155,9 @@ fn nothing_grows_in_a_loop() {
     assert!(!on_softmetal || few.iter().any(|line| line.contains("MPSMatrixMultiplication: ")), "{few:#?}");
 }
 
-/// Neither do a million, nor memory beyond what softmetal writes down of each pass: 16 bytes. Of 40,000
-/// turns these are 112 bytes a turn.
+/// Neither do a million, nor memory beyond what softmetal writes down of each pass: 16 bytes.
 #[test]
-#[ignore = "minutes: just soak"]
+#[ignore = "an hour: just soak-metal"]
 fn nothing_grows_in_a_million() {
     if gpu().is_none() {
         return;
@@ -168,7 +167,7 @@ fn nothing_grows_in_a_million() {
     println!("resident kB before and after a million turns: {resident:?}");
     assert_eq!(few, many);
     if let [before, after] = resident[..] {
-        assert!(after < before + TURNS * 160 / 1000, "{before} kB, then {after}");
+        assert!(after < before + TURNS * 100 / 1000, "{before} kB, then {after}");
     }
 }
 
