@@ -188,6 +188,7 @@ mod tests {
             let place = if ends { Place::Ends(&ranges) } else { Place::At(4) };
             let qkv = qkv.copy()?;
             if !turn_append(&qkv, [&cos, &sin], norms, [&got[0], &got[1]], place, Some(&split))? {
+                assert!(gpu::on(&qkv, |_| Ok(())).is_none());
                 continue;
             }
             let turned = qkv.reshape((batch, 1, heads, dim))?.narrow(2, 0, queries)?;
