@@ -45,32 +45,64 @@ test_candle() {
 on_metal() {
     local target=(--test it)
     [ "$1" = it ] || target=(--lib)
+    local run=(-- "${@:2}")
+    [ "${2:-}" != --no-run ] || run=(--no-run)
     METAL_CANDLE_TEST_DEVICE=metal SOFTMETAL_ALLOW=$PWD/softmetal/candle/crate-reports.txt "$softmetal" cargo test \
-        --features metal "${target[@]}" --config profile.softmetal.package.gemm.opt-level=3 -- "${@:2}"
+        --features metal "${target[@]}" --config profile.softmetal.package.gemm.opt-level=3 "${run[@]}"
 }
 
-# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products on every backend.
+# Calls of `on_metal`, after what each sets of the environment, two at a time, the long ones first: the tests of a process
+# share one queue, whose commands run on one core. What a call prints comes when it ends.
+at_once() {
+    local call logs failed=0
+    logs=$(mktemp -d)
+    on_metal lib --no-run
+    on_metal it --no-run
+    for call in "$@"; do
+        while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n || failed=1; done
+        (
+            read -ra words <<<"$call"
+            while [[ ${words[0]} == *=* ]]; do
+                export "${words[0]}"
+                words=("${words[@]:1}")
+            done
+            status=0
+            on_metal "${words[@]}" >"$logs/$BASHPID" 2>&1 || status=$?
+            printf '\n-- %s\n' "$call"
+            cat "$logs/$BASHPID"
+            exit $status
+        ) &
+    done
+    while [ -n "$(jobs -p)" ]; do wait -n || failed=1; done
+    rm -r "$logs"
+    return $failed
+}
+
+# Values and gradients of every op, in one dtype; a LoRA on the fixtures' models; products on every backend. A wait that
+# is left out, a failure of the GPU, what MPS does not make, what a loop leaves behind.
 test_kernels() {
-    # A wait that is left out, a failure of the GPU, what MPS does not make, what a loop leaves behind.
-    on_metal lib matmul::mps
-    on_metal it mps:: matmul:: cli::bench::an_apple_gpu ops::fused_ops_match_their_references_in_bf16 train::ten_lora_losses
+    at_once \
+        "it ops::fused_ops_match_their_references_in_bf16" \
+        "it mps:: matmul:: cli::bench::an_apple_gpu train::ten_lora_losses" \
+        "lib matmul::mps"
 }
 
 # Architectures that differ in what they ask of kernels: biases; GeGLU, norms of heads, windows; joined weights, LongRoPE.
-few=qwen2,gemma3,phi3_longrope
+few=METAL_CANDLE_TEST_MODELS=qwen2,gemma3,phi3_longrope
 
 # Each test of this crate that runs on a device, but for one of 120 million logits, and one whose other side is the
 # CPU's alone. Tests of models against transformers and PEFT run on every architecture, those against itself on a few.
 test_crate() {
-    on_metal lib matmul:: generate::sampler train::optim ops:: kernels::casts device::
-    on_metal it mps:: matmul:: cli::bench::an_apple_gpu cli::device::metal_trains ops:: extremes:: \
-        models::logits models::greedy models::every_variable train::ten_lora_losses adapters::lora_logits \
-        --skip linear_cross_entropy_in_parts
-    METAL_CANDLE_TEST_MODELS=$few on_metal it models:: train:: packing:: adapters:: interchange:: --skip cli:: \
-        --skip models::logits --skip models::greedy --skip models::every_variable --skip train::ten_lora_losses \
-        --skip adapters::lora_logits --skip a_pass_layer_by_layer
-    # Layers by MPS, too.
-    METAL_CANDLE_MATMUL=mps on_metal it train::ten_lora_losses train::lora_gradients
+    at_once \
+        "it ops::fused_ops_match_their_references_in_f16 ops::fused_ops_match_their_references_in_bf16" \
+        "it ops:: --skip _in_f16 --skip _in_bf16 --skip linear_cross_entropy_in_parts" \
+        "$few it train:: --skip cli:: --skip train::ten_lora_losses --skip a_pass_layer_by_layer" \
+        "$few it models:: packing:: adapters:: interchange:: --skip cli:: --skip models::logits --skip models::greedy \
+            --skip models::every_variable --skip adapters::lora_logits" \
+        "it models::logits models::greedy models::every_variable train::ten_lora_losses adapters::lora_logits" \
+        "it mps:: matmul:: cli::bench::an_apple_gpu cli::device::metal_trains extremes::" \
+        "lib matmul:: generate::sampler train::optim ops:: kernels::casts device::" \
+        "METAL_CANDLE_MATMUL=mps it train::ten_lora_losses train::lora_gradients"
 }
 
 # A million products, batches and softmaxes by MPS leave nothing behind. Minutes.
@@ -78,16 +110,11 @@ test_soak() {
     on_metal lib nothing_grows_in_a_million --ignored --nocapture
 }
 
-# Other orders of threads, threadgroups and dispatches than that of the part `crate`, which is seed 1's. One test is one
-# thread, so they run at once.
+# Other orders of threads, threadgroups and dispatches than that of the part `crate`, which is seed 1's.
 test_seeds() {
-    local seed run runs=() failed=0
-    for seed in 2 3; do
-        SOFTMETAL_SEED=$seed on_metal it ops::fused_ops_match_their_references_in_bf16 &
-        runs+=($!)
-    done
-    for run in "${runs[@]}"; do wait "$run" || failed=1; done
-    return $failed
+    at_once \
+        "SOFTMETAL_SEED=2 it ops::fused_ops_match_their_references_in_bf16" \
+        "SOFTMETAL_SEED=3 it ops::fused_ops_match_their_references_in_bf16"
 }
 
 case ${*:-all} in

@@ -4,6 +4,9 @@ use super::site::Site;
 use super::{Backend, Entry, Shape, Table, Timing, choose, matmul, store, with_backend};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -153,12 +156,13 @@ fn timed(
         })
         .collect::<candle_core::Result<Vec<_>>>()?;
     let mut samples = vec![Vec::new(); who.len()];
+    let mut order: Vec<_> = (0..who.len()).collect();
+    let mut random = ChaCha8Rng::seed_from_u64(0);
     let start = Instant::now();
     while start.elapsed() < budget || samples[0].len() < SAMPLES {
-        // To and fro: no backend is always the one after the same other, whose caches it finds.
-        let back = samples[0].len() % 2 == 1;
-        for turn in 0..who.len() {
-            let i = if back { who.len() - 1 - turn } else { turn };
+        // In another order each time: no backend is always the one after the same other, whose caches it finds.
+        order.shuffle(&mut random);
+        for &i in &order {
             samples[i].push(sample(who[i], repeats[i])?.as_secs_f64() * 1e6 / repeats[i] as f64);
         }
     }

@@ -123,32 +123,51 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
     Ok(())
 }
 
-/// A GPU's run is the CPU's: in f32 each loss is within rounding, in bf16 it is at most twice as far from the CPU's as
-/// that is from f32 somewhere in the run.
+/// A GPU's runs are the CPU's: in f32 each loss is within rounding. In bf16 each is at most twice as far from the CPU's as
+/// those are from f32's somewhere in the runs of a model, and over all runs the GPU is no farther from f32 than the CPU.
+///
+/// In bf16 the runs are of several batches: how far one is from f32 varies five times with the batch, on either device.
 #[test]
 fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     let device = device();
+    if device.is_cpu() {
+        return Ok(());
+    }
+    // On softmetal a step takes a second.
+    let batches = if device.is_metal() { 2 } else { 8 };
+    let run = |name, batch: usize, device: &Device, dtype| -> Result<Vec<f32>> {
+        let (model, mut first, _) = golden_on(device, dtype, name)?;
+        first.input_ids.rotate_left(batch);
+        first.targets.rotate_left(batch);
+        Ok(steps(20, &model, &first, GradCheckpoint::None)?.0)
+    };
     let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
-    for dtype in [DType::F32, DType::BF16] {
-        for name in chosen().filter(|_| !device.is_cpu()) {
-            let run = |device: &Device, dtype| -> Result<Vec<f32>> {
-                let (model, batch, _) = golden_on(device, dtype, name)?;
-                Ok(steps(20, &model, &batch, GradCheckpoint::None)?.0)
-            };
-            let (ours, theirs) = (run(&device, dtype)?, run(&Device::Cpu, dtype)?);
-            let exact = run(&Device::Cpu, DType::F32)?;
-            let rounded = theirs.iter().zip(&exact).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
-            let allowed = (2.0 * rounded).max(2f32.powi(-14));
-            println!("{name} {dtype:?}\n  {ours:?}\n  {theirs:?}");
-            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-                let apart = apart(*ours, *theirs);
-                assert!(
-                    apart <= allowed,
-                    "{name} in {dtype:?}: loss {i} is {ours}, not {theirs}: {apart} > {allowed}"
-                );
+    let farthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
+    let (mut ours_from_exact, mut theirs_from_exact) = (Vec::new(), Vec::new());
+    for name in chosen() {
+        let mut runs = Vec::new();
+        for batch in 0..batches {
+            let exact = run(name, batch, &Device::Cpu, DType::F32)?;
+            if batch == 0 {
+                let off = farthest(&run(name, batch, &device, DType::F32)?, &exact);
+                assert!(off <= 2f32.powi(-14), "{name} in f32: losses {off} apart");
             }
+            let (ours, theirs) =
+                (run(name, batch, &device, DType::BF16)?, run(name, batch, &Device::Cpu, DType::BF16)?);
+            ours_from_exact.push(farthest(&ours, &exact));
+            theirs_from_exact.push(farthest(&theirs, &exact));
+            println!("{name}, batch {batch}\n  {ours:?}\n  {theirs:?}\n  {exact:?}");
+            runs.push((farthest(&ours, &theirs), farthest(&theirs, &exact)));
+        }
+        let allowed = runs.iter().map(|(_, rounded)| 2.0 * rounded).fold(2f32.powi(-14), f32::max);
+        for (batch, (off, _)) in runs.iter().enumerate() {
+            assert!(*off <= allowed, "{name} in bf16, batch {batch}: losses {off} apart > {allowed}");
         }
     }
+    let rms = |all: &[f32]| (all.iter().map(|x| x * x).sum::<f32>() / all.len() as f32).sqrt();
+    let (ours, theirs) = (rms(&ours_from_exact), rms(&theirs_from_exact));
+    println!("from f32's, bf16's losses are {ours} on the GPU and {theirs} on the CPU");
+    assert!(ours <= 1.25 * theirs, "losses in bf16 are {ours} from f32's, on the CPU {theirs}");
     Ok(())
 }
 

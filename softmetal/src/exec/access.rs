@@ -18,28 +18,32 @@ impl Executor<'_> {
     /// Checks a use of memory.
     #[inline]
     pub fn access(&self, address: usize, size: usize, kind: c_int, pc: usize) {
-        let (low, high) = self.stack.get();
-        if !self.checked || (low..high).contains(&address) {
-            return;
-        }
-        let visible = self.visible.get() as usize;
-        let table = ptr::from_ref(runtime::runtime()) as usize;
-        if address.wrapping_sub(visible) < size_of::<Visible>()
-            || address.wrapping_sub(table) < size_of::<abi::Runtime>()
-        {
+        if !self.checked {
             return;
         }
         self.settle();
         let offset = pc.wrapping_sub(self.image.start) as u32;
         let verdict = match &mut *self.watch.borrow_mut() {
-            Some(watch) => watch.access(address, size, kind, offset),
-            None => return,
+            Some(watch) if watch.is_recent(address) || !self.is_own(address) => {
+                watch.access(address, size, kind, offset)
+            }
+            _ => return,
         };
         if !matches!(verdict, Verdict::Fine)
             && let Some(fault) = self.judge(verdict, address, size, kind, pc)
         {
             self.abandon(fault);
         }
+    }
+
+    /// Whether it is the executor's own that kernels use: a stack, values of lanes, tables.
+    fn is_own(&self, address: usize) -> bool {
+        let (low, high) = self.stack.get();
+        let visible = self.visible.get() as usize;
+        let table = ptr::from_ref(runtime::runtime()) as usize;
+        (low..high).contains(&address)
+            || address.wrapping_sub(visible) < size_of::<Visible>()
+            || address.wrapping_sub(table) < size_of::<abi::Runtime>()
     }
 
     /// Reports the write that is pending, which has happened by now.

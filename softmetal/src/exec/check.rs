@@ -20,7 +20,6 @@ use super::order::{Clock, Context, block, owner};
 use super::shadow::{
     ATOMIC, Bytes, Cell, MANY_LANES, MANY_SIMDGROUPS, MANY_THREADGROUPS, Readers, Shadow, Stamp,
 };
-use std::collections::HashMap;
 
 /// Which memory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +69,16 @@ pub(super) struct Me {
     threadgroup: u64,
 }
 
+/// Of how many commands a checker remembers whether they are earlier.
+const EARLIER: usize = 256;
+
 /// What the stamps are compared with: the present.
 pub(super) struct Checker<'a> {
     clock: Clock,
     context: &'a Context<'a>,
-    /// Whether another command, by the block of its intervals, is ordered before this one on a memory.
-    earlier: HashMap<(u64, usize), bool>,
-    last_earlier: ((u64, usize), bool),
+    /// Whether another command, by the block of its intervals, is ordered before this one on a memory: those asked for
+    /// last.
+    earlier: Box<[((u64, usize), bool); EARLIER]>,
     now: u64,
     /// The interval in which the threadgroup began.
     first: u64,
@@ -89,10 +91,9 @@ pub(super) struct Checker<'a> {
 impl<'a> Checker<'a> {
     pub fn new(context: &'a Context<'a>, name: &str) -> Self {
         let clock = Clock::new(context.command, name.into());
-        let earlier = HashMap::new();
-        let last_earlier = ((u64::MAX, 0), false);
+        let earlier = Box::new([((u64::MAX, 0), false); EARLIER]);
         let (now, first, device, threadgroup) = (0, 0, 0, 0);
-        Self { clock, context, earlier, last_earlier, now, first, device, threadgroup, me: Me::default() }
+        Self { clock, context, earlier, now, first, device, threadgroup, me: Me::default() }
     }
 
     pub fn begin_threadgroup(&mut self) {
@@ -278,12 +279,13 @@ impl<'a> Checker<'a> {
 
     fn is_earlier(&mut self, interval: u64, memory: &Memory) -> bool {
         let key = (block(interval), memory.address() as usize);
-        if self.last_earlier.0 != key {
+        // Memories begin at pages.
+        let known = &mut self.earlier[(key.0 as usize ^ (key.1 >> 12)) % EARLIER];
+        if known.0 != key {
             let (id, context) = (owner(interval).id, self.context);
-            let ordered = || id == context.command || (context.ordered)(id, memory);
-            self.last_earlier = (key, *self.earlier.entry(key).or_insert_with(ordered));
+            *known = (key, id == context.command || (context.ordered)(id, memory));
         }
-        self.last_earlier.1
+        known.1
     }
 }
 

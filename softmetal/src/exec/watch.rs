@@ -86,9 +86,15 @@ impl<'a> Watch<'a> {
         self.regions.push(Region { addresses: variable.addresses, name, shadow });
     }
 
+    /// Whether an address is in the region that was used last.
+    #[inline]
+    pub fn is_recent(&self, address: usize) -> bool {
+        self.regions.get(self.last).is_some_and(|region| region.addresses.contains(&address))
+    }
+
     #[inline]
     pub fn access(&mut self, address: usize, size: usize, kind: c_int, pc: u32) -> Verdict {
-        if !self.regions.get(self.last).is_some_and(|region| region.addresses.contains(&address)) {
+        if !self.is_recent(address) {
             let found = self.regions.iter().position(|region| region.addresses.contains(&address));
             let Some(found) = found else {
                 return if size == 0 { Verdict::Fine } else { Verdict::Nowhere };

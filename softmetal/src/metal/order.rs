@@ -68,6 +68,8 @@ pub struct Knowledge {
     commits: HashMap<u64, u64>,
     /// Of each pass, the steps before this one.
     passes: Passes,
+    /// All passes before this one are done: `commits` says so.
+    open: u64,
 }
 
 /// Steps by pass, from the first pass on that is known of: a program that waits for nothing has thousands.
@@ -141,7 +143,7 @@ impl Knowledge {
 
     /// That a queue's commits up to this one are done.
     pub fn of_commit(queue: u64, commit: u64) -> Self {
-        Self { commits: HashMap::from([(queue, commit)]), passes: Passes::default() }
+        Self { commits: HashMap::from([(queue, commit)]), ..Self::default() }
     }
 
     /// Learns what another knows.
@@ -153,15 +155,17 @@ impl Knowledge {
         // What a commit says of the first passes need not be said of each.
         let known = [&self.passes, &other.passes];
         let known = known.into_iter().filter(|passes| !passes.steps.is_empty());
-        let end = |passes: &Passes| passes.first + passes.steps.len() as u64;
         let Some(first) = known.clone().map(|passes| passes.first).min() else { return };
-        let open = self.open_from(first, known.map(end).max().unwrap_or(first));
-        self.passes.forget(open);
-        self.passes.learn(&other.passes, open);
+        let end = known.map(|passes| passes.first + passes.steps.len() as u64).max().unwrap_or(first);
+        self.open = self.open_from(self.open.max(other.open), end);
+        let from = self.open_from(first.max(self.open), end);
+        self.passes.forget(from);
+        self.passes.learn(&other.passes, from);
     }
 
-    /// The first pass of `first..end` of which no commit says that it is done; or `end`.
+    /// The first pass of `first..end` of which no commit says that it is done; or the end.
     fn open_from(&self, first: u64, end: u64) -> u64 {
+        let end = end.max(first);
         let passes = PASSES.read().unwrap_or_else(|e| e.into_inner());
         let passes = passes.get(first as usize..end as usize).unwrap_or(&[]);
         // Most are of the queue of the one before.
