@@ -100,7 +100,8 @@ Random weights in bf16 in the shapes of Qwen2.5-0.5B and Llama-3.2-1B. A LoRA st
 on all linear layers, adapters of the peers in bf16 (ours are f32, as are their moments). Decoding is greedy, 128 tokens after a
 prompt of 128, a time a token of each row; in transformers by `generate`, whose static cache compiles itself. Each measurement is a
 process of its own; of several rounds, which go there and back, the best is told; what compiles for a minute has one. Peaks are the
-allocator's, with what graphs hold. Steps without checkpoints were measured launch by launch, before steps were graphs. Where ours loses, the factor is bold. A peer that is missing from a row was not measured in it.
+allocator's, with what graphs hold.
+Where ours loses, the factor is bold. A peer that is missing from a row was not measured in it.
 
 ![Whole jobs on a GPU](jobs.svg)
 
@@ -140,8 +141,7 @@ def growth_section(paths):
     named = "; ".join(f"`{path.relative_to(ROOT)}`" for path in paths)
     return f"""### How a step's cost grows
 
-`metal-candle bench train` over batches, lengths and ranks: {named}. Below some 4000 tokens a step on the H200 takes what the host takes
-to launch it: these steps were no graphs yet.
+`metal-candle bench train` over batches, lengths and ranks: {named}.
 
 ![Time against batch, length and rank, and memory against length](growth.svg)
 """
