@@ -90,7 +90,7 @@ pub(super) struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     pub fn new(context: &'a Context<'a>, name: &str) -> Self {
-        let clock = Clock::new(context.command, name.into());
+        let clock = Clock::new(context.command, name);
         let earlier = Box::new([((u64::MAX, 0), false); EARLIER]);
         let (now, first, device, threadgroup) = (0, 0, 0, 0);
         Self { clock, context, earlier, now, first, device, threadgroup, me: Me::default() }

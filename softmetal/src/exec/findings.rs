@@ -94,7 +94,8 @@ impl Findings {
             let command = owner(old.interval());
             return format!(
                 "{} {verb} (command {}): nothing orders the two commands",
-                command.name, command.id
+                command.name(),
+                command.id
             );
         }
         let place = source::line(self.image + pc as usize);

@@ -201,7 +201,7 @@ pub fn touch(memory: &Memory, range: Range<usize>, write: bool, name: &str, cont
              two commands",
             range.start,
             memory.name(),
-            earlier.name,
+            earlier.name(),
             earlier.id
         );
         report::add(Report { kind: Kind::Hazard, place: name.into(), line: None, text });

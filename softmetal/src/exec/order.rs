@@ -5,7 +5,7 @@
 //! one command, so that a number says whose it is.
 
 use super::memory::Memory;
-use std::sync::{Arc, RwLock};
+use std::sync::{Mutex, RwLock};
 
 /// A command and its place among the others.
 pub struct Context<'a> {
@@ -21,22 +21,41 @@ pub struct Context<'a> {
     pub ordered: &'a dyn Fn(u64, &Memory) -> bool,
 }
 
-/// A command that has run, for reports.
-#[derive(Debug)]
+/// A command that has run, for reports. There are as many as a program has commands, so names are kept once.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Command {
     pub id: u64,
-    pub name: Arc<str>,
+    name: u32,
 }
+
+impl Command {
+    fn new(id: u64, name: &str) -> Self {
+        let mut names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
+        let known = names.iter().position(|other| other == name);
+        let name = known.unwrap_or_else(|| {
+            names.push(name.into());
+            names.len() - 1
+        });
+        Self { id, name: name as u32 }
+    }
+
+    pub fn name(self) -> String {
+        NAMES.lock().unwrap_or_else(|e| e.into_inner())[self.name as usize].clone()
+    }
+}
+
+/// The names of commands: of kernels, and of what else uses memory.
+static NAMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Bits of an interval's number that count inside of a block.
 const BLOCK_BITS: u32 = 12;
 
 /// The commands that blocks were given to.
-static BLOCKS: RwLock<Vec<Arc<Command>>> = RwLock::new(Vec::new());
+static BLOCKS: RwLock<Vec<Command>> = RwLock::new(Vec::new());
 
 /// Who was given the block that an interval lies in.
-pub(super) fn owner(interval: u64) -> Arc<Command> {
-    BLOCKS.read().unwrap_or_else(|e| e.into_inner())[block(interval) as usize].clone()
+pub(super) fn owner(interval: u64) -> Command {
+    BLOCKS.read().unwrap_or_else(|e| e.into_inner())[block(interval) as usize]
 }
 
 /// The number of the block that an interval lies in.
@@ -46,14 +65,14 @@ pub(super) fn block(interval: u64) -> u64 {
 
 /// The time of one command.
 pub(super) struct Clock {
-    command: Arc<Command>,
+    command: Command,
     blocks: Vec<u64>,
     now: u64,
 }
 
 impl Clock {
-    pub fn new(id: u64, name: Arc<str>) -> Self {
-        let mut clock = Self { command: Arc::new(Command { id, name }), blocks: Vec::new(), now: 0 };
+    pub fn new(id: u64, name: &str) -> Self {
+        let mut clock = Self { command: Command::new(id, name), blocks: Vec::new(), now: 0 };
         clock.next_block();
         clock
     }
@@ -61,7 +80,7 @@ impl Clock {
     fn next_block(&mut self) {
         let mut blocks = BLOCKS.write().unwrap_or_else(|e| e.into_inner());
         let block = blocks.len() as u64;
-        blocks.push(self.command.clone());
+        blocks.push(self.command);
         self.blocks.push(block);
         // Interval 0 of a block is not used: a stamp of 0 says that nobody was there.
         self.now = block << BLOCK_BITS;
