@@ -124,7 +124,7 @@ fn lora_gradients_equal_those_of_peft() -> Result<()> {
 }
 
 /// A GPU's runs are the CPU's: in f32 each loss is within rounding. In bf16 each is at most twice as far from the CPU's as
-/// those are from f32's somewhere in the runs of a model, and over 64 runs and more the GPU is no farther from f32 than the CPU.
+/// those are from f32's somewhere in the runs of a model, and over 64 runs and more at most 1.25 times as far from f32's.
 ///
 /// In bf16 the runs are of several batches: how far one is from f32 varies five times with the batch, on either device.
 #[test]
@@ -135,11 +135,14 @@ fn a_gpu_gives_the_losses_of_the_cpu() -> Result<()> {
     }
     // On softmetal a step takes a second.
     let batches = if device.is_metal() { 2 } else { 8 };
-    let run = |name, batch: usize, device: &Device, dtype| -> Result<Vec<f32>> {
+    let run = |name: &str, batch: usize, device: &Device, dtype: DType| -> Result<Vec<f32>> {
         let (model, mut first, _) = golden_on(device, dtype, name)?;
         first.input_ids.rotate_left(batch);
         first.targets.rotate_left(batch);
-        Ok(steps(20, &model, &first, GradCheckpoint::None)?.0)
+        let losses = steps(20, &model, &first, GradCheckpoint::None)?.0;
+        // A NaN is no farther than anything.
+        assert!(losses.iter().all(|loss| loss.is_finite()), "{name} in {dtype:?}, batch {batch}: {losses:?}");
+        Ok(losses)
     };
     let apart = |a: f32, b: f32| (a - b).abs() / b.max(1.0);
     let farthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| apart(*a, *b)).fold(0.0, f32::max);
