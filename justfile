@@ -63,6 +63,6 @@ fuzz name seconds="60":
 soak:
     cargo test --release --test it -- --ignored --nocapture --test-threads 1 soak::
 
-# A million turns of MPS on softmetal leave nothing behind. An hour; on Debian.
+# A million turns of MPS on softmetal leave nothing behind. Ten minutes; on Debian.
 soak-metal:
     scripts/softmetal.sh soak

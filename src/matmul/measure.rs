@@ -17,6 +17,12 @@ const SAMPLE: Duration = Duration::from_micros(300);
 const REPEATS: usize = 256;
 /// The fewest samples of a backend.
 const SAMPLES: usize = 5;
+/// How far a median may be from that of endless samples, as a share of it: a backend that is 3 % faster is found out.
+const DOUBT: f64 = 0.007;
+/// How many budgets are spent at most on removing the doubt.
+const PATIENCE: u32 = 10;
+/// Which backends the doubt counts of: those of less than so many times the least median.
+const CONTENDER: f64 = 1.25;
 
 /// What a model's layers multiply, and squares: to measure a device with.
 pub fn grid(device: &Device) -> Vec<Shape> {
@@ -61,7 +67,8 @@ pub fn backends(device: &Device) -> candle_core::Result<Vec<Backend>> {
     Ok(Backend::on(Site::on(device)?).collect())
 }
 
-/// Times a product on every backend of a device that computes it, in turns, for at least `budget`.
+/// Times a product on every backend of a device that computes it, in turns, for at least `budget`; for up to ten of it
+/// while the samples leave in doubt which is the fastest.
 ///
 /// # Errors
 ///
@@ -97,7 +104,7 @@ impl Check {
     }
 }
 
-/// Times a product as the table of this process chooses, in turns with every backend, for at least `budget`.
+/// Times a product as the table of this process chooses, in turns with every backend, as [`entry`] does.
 ///
 /// # Errors
 ///
@@ -146,27 +153,77 @@ fn timed(
         device.synchronize()?;
         Ok(start.elapsed())
     };
-    // The first call makes what later ones find made; the second says how many fill a sample.
-    let repeats = who
-        .iter()
-        .map(|backend| {
-            sample(*backend, 1)?;
-            let one = sample(*backend, 1)?.as_secs_f64().max(1e-7);
-            Ok(((SAMPLE.as_secs_f64() / one).ceil() as usize).clamp(1, REPEATS))
-        })
-        .collect::<candle_core::Result<Vec<_>>>()?;
+    // The first call makes what later ones find made; the others say how many fill a sample.
+    let once = |backend: &Option<Backend>| -> candle_core::Result<f64> {
+        sample(*backend, 1)?;
+        let times = (0..3).map(|_| sample(*backend, 1)).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(times.into_iter().min().unwrap_or_default().as_secs_f64().max(1e-7))
+    };
+    let once = who.iter().map(once).collect::<candle_core::Result<Vec<_>>>()?;
+    let least = once.iter().copied().fold(f64::INFINITY, f64::min);
+    // A call after another backend's finds colder caches than one after its own: the fast have as many of those each.
+    let of = |one: f64| SAMPLE.as_secs_f64() / if one < 2.0 * least { least } else { one };
+    let repeats: Vec<_> = once.into_iter().map(|one| (of(one).ceil() as usize).clamp(1, REPEATS)).collect();
     let mut samples = vec![Vec::new(); who.len()];
     let mut order: Vec<_> = (0..who.len()).collect();
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let start = Instant::now();
-    while start.elapsed() < budget || samples[0].len() < SAMPLES {
+    let (mut count, mut enough) = (0, SAMPLES);
+    while start.elapsed() < budget || count < enough {
         // In another order each time: no backend is always the one after the same other, whose caches it finds.
         order.shuffle(&mut random);
         for &i in &order {
             samples[i].push(sample(who[i], repeats[i])?.as_secs_f64() * 1e6 / repeats[i] as f64);
         }
+        count += 1;
+        let spent = start.elapsed();
+        if count >= enough && (budget..budget * PATIENCE).contains(&spent) {
+            let doubtful = in_doubt(&samples);
+            if !doubtful.is_empty() {
+                order = doubtful;
+                enough = count * 9 / 8 + 1;
+            }
+        }
     }
     Ok(samples.into_iter().map(Timing::of).collect())
+}
+
+/// Those of whom more samples may change which median is the least.
+fn in_doubt(samples: &[Vec<f64>]) -> Vec<usize> {
+    let medians = samples.iter().map(|samples| {
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |rank: f64| sorted[(rank.max(0.0) as usize).min(sorted.len() - 1)];
+        // Between these two is the median of endless samples, 19 times of 20, however they are distributed.
+        let (half, away) = (sorted.len() as f64 / 2.0, 0.98 * (sorted.len() as f64).sqrt());
+        (at(half), (at(half + away) - at(half - away)) / 2.0)
+    });
+    let medians: Vec<_> = medians.collect();
+    let least = medians.iter().map(|(median, _)| *median).fold(f64::INFINITY, f64::min);
+    let mut contenders: Vec<_> = (0..medians.len()).filter(|&i| medians[i].0 < least * CONTENDER).collect();
+    if contenders.len() == 1 || contenders.iter().all(|&i| medians[i].1 <= medians[i].0 * DOUBT) {
+        contenders.clear();
+    }
+    contenders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_doubt;
+
+    #[test]
+    fn doubt_is_between_those_who_may_be_the_fastest() {
+        let even = |from: f64, width: f64, count: u32| {
+            (0..count).map(|i| from + width * f64::from(i * 37 % count) / f64::from(count)).collect::<Vec<_>>()
+        };
+        // Two alike of wide samples, and one far behind; with samples enough they are told apart.
+        assert_eq!(in_doubt(&[even(1.0, 0.5, 50), even(2.0, 0.5, 50), even(1.05, 0.5, 50)]), [0, 2]);
+        assert!(in_doubt(&[even(1.0, 0.5, 9000), even(2.0, 0.5, 50), even(1.05, 0.5, 9000)]).is_empty());
+        // Narrow samples leave no doubt, nor does a lead however wide they are.
+        assert!(in_doubt(&[even(1.0, 0.005, 20), even(1.02, 0.005, 20)]).is_empty());
+        assert!(in_doubt(&[even(1.0, 0.5, 20), even(2.0, 0.5, 20)]).is_empty());
+        assert!(in_doubt(&[even(1.0, 0.5, 1)]).is_empty());
+    }
 }
 
 impl Timing {

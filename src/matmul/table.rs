@@ -151,7 +151,7 @@ pub(crate) enum User {
 }
 
 /// What the usual backend may take more than the fastest and still be chosen.
-const TIE: f64 = 1.02;
+const TIE: f64 = 1.005;
 
 impl User {
     /// What is kept where it is within the noise of the fastest.

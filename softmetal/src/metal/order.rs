@@ -47,6 +47,11 @@ impl Pass {
         Self(passes.len() as u64 - 1)
     }
 
+    /// How many there are.
+    fn count() -> u64 {
+        PASSES.read().unwrap_or_else(|e| e.into_inner()).len() as u64
+    }
+
     fn place(self) -> Option<Place> {
         PASSES.read().unwrap_or_else(|e| e.into_inner()).get(self.0 as usize).copied()
     }
@@ -138,7 +143,11 @@ impl Knowledge {
 
     /// The host has observed this.
     pub fn observed_by_host(&self) {
-        HOST.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default().learn(self);
+        let mut host = HOST.lock().unwrap_or_else(|e| e.into_inner());
+        let host = host.get_or_insert_default();
+        host.learn(self);
+        // Whoever starts from here need not ask again for each pass since an old fence.
+        host.open = host.open_from(host.open, Pass::count());
     }
 
     /// That a queue's commits up to this one are done.

@@ -157,7 +157,7 @@ fn nothing_grows_in_a_loop() {
 
 /// Neither do a million, nor memory beyond what softmetal writes down of each pass: 16 bytes.
 #[test]
-#[ignore = "an hour: just soak-metal"]
+#[ignore = "ten minutes: just soak-metal"]
 fn nothing_grows_in_a_million() {
     if gpu().is_none() {
         return;
