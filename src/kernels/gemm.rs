@@ -216,14 +216,34 @@ simd! {
     }
 }
 
-/// Dot products of `x` with rows of `w`, `stride` apart, where this CPU has instructions for products of their elements.
-pub(crate) fn own_dots<T: Element>(x: &[T], w: &[T], stride: usize, y: &mut [f32]) -> bool {
+/// Dot products of `x`, which is `wide` in `f32`, with rows of `w`, `stride` apart, where this CPU has instructions for their
+/// elements.
+pub(crate) fn own_dots<T: Element>(x: &[T], wide: &[f32], w: &[T], stride: usize, y: &mut [f32]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if let Some(kind) = Kind::of(T::DTYPE) {
         super::tiles::dots(kind, x, w, stride, y);
         return true;
     }
-    let _ = (x, w, stride, y);
+    #[cfg(target_arch = "x86_64")]
+    if T::DTYPE == DType::F16 && super::halves::available() {
+        match Kind::packed(DType::F16) {
+            Some(_) => super::tiles::dots_of_halves(wide, cpu::same(w), stride, y),
+            None => super::halves::dots(wide, cpu::same(w), stride, y),
+        }
+        return true;
+    }
+    let _ = (x, wide, w, stride, y);
+    false
+}
+
+/// `y += sum of p[j] v[j]`, the rows of `v` `stride` apart, where plain loops would convert them slowly.
+pub(crate) fn own_weighted_sum<T: Element>(p: &[f32], v: &[T], stride: usize, y: &mut [f32]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if T::DTYPE == DType::F16 && super::halves::available() {
+        super::halves::weighted_sum(p, cpu::same(v), stride, y);
+        return true;
+    }
+    let _ = (p, v, stride, y);
     false
 }
 
@@ -247,18 +267,10 @@ fn gemv<T: Element>(
     let mut y: Vec<f32> = uninit(m * n);
     // One row of `x` with some rows of `w`.
     let products = |i: usize, rows: &[T], out: &mut [f32]| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kind) = Kind::of(T::DTYPE) {
-            return super::tiles::dots(kind, &x.data[i * x.rs..][..k], rows, k, out);
+        let wide = &wide[i * k..][..k];
+        if !own_dots(&x.data[i * x.rs..][..k], wide, rows, k, out) {
+            dots(wide, rows, out);
         }
-        #[cfg(target_arch = "x86_64")]
-        if T::DTYPE == DType::F16 && super::halves::available() {
-            return match Kind::packed(DType::F16) {
-                Some(_) => super::tiles::dots_of_halves(&wide[i * k..][..k], cpu::same(rows), k, out),
-                None => super::halves::dots(&wide[i * k..][..k], cpu::same(rows), out),
-            };
-        }
-        dots(&wide[i * k..][..k], rows, out)
     };
     let body = |j0: usize, out: &mut [f32]| {
         if m == 1 && w.cs == k && k > 0 {

@@ -16,6 +16,7 @@ use super::gemm::Mat;
 use ahead::Ahead;
 use candle_core::{DType, WithDType};
 use half::{bf16, f16};
+use kernel::Left;
 pub(super) use kernel::{dots, dots_of_halves};
 use pack::pack;
 pub(super) use panels::{COLUMNS, Panels, ROWS, product};
@@ -79,6 +80,25 @@ impl<'a> Operand<'a> {
         }
     }
 
+    /// The panel of rows from `first` on, where the loops read it as it lies: whole rows of the kind's own elements.
+    fn in_place(self, kind: Kind, first: usize, m: usize, k: usize) -> Option<Left<'a>> {
+        /// Rows so far apart share few sets of a cache.
+        const PAGE: usize = 4096;
+        fn rows<'a, T>(x: Mat<'a, T>, first: usize, k: usize) -> (Left<'a>, usize) {
+            let stride = x.rs * size_of::<T>();
+            let rows = &x.data[first * x.rs..];
+            assert!((MR - 1) * x.rs + k <= rows.len());
+            (Left::Rows { first: rows.as_ptr().cast(), stride }, stride)
+        }
+        let (rows, stride) = match (kind, self) {
+            _ if first + MR > m => return None,
+            (Kind::F32, Operand::F32(x)) if x.cs == 1 => rows(x, first, k),
+            (Kind::Bf16, Operand::Bf16(x)) if x.cs == 1 && k.is_multiple_of(2) => rows(x, first, k),
+            _ => return None,
+        };
+        (!stride.is_multiple_of(PAGE)).then_some(rows)
+    }
+
     fn t(self) -> Self {
         match self {
             Operand::F32(x) => Operand::F32(x.t()),
@@ -113,7 +133,9 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
         let mut rest = panel;
         for (a, _, k) in parts {
             let (part, tail) = rest.split_at_mut(kind.words(*k) * MR);
-            pack(kind, *a, p * MR, m, *k, MR, part);
+            if a.in_place(kind, p * MR, m, *k).is_none() {
+                pack(kind, *a, p * MR, m, *k, MR, part);
+            }
             rest = tail;
         }
     };
@@ -129,7 +151,13 @@ fn tiled<C: Element, const NV: usize>(kind: Kind, (m, n): (usize, usize), parts:
     let out = Out { c: c.as_mut_ptr(), m, n };
     let tile =
         |p: usize, q: usize, a: &[u32], b: &[u32], acc: &mut [[[f32; 16]; NV]; MR], ahead: &mut Ahead| {
-            kernel::tile(kind, words, a, b, acc, ahead);
+            let mut from = 0;
+            for (left, _, k) in parts {
+                let words = kind.words(*k);
+                let left = left.in_place(kind, p * MR, m, *k).unwrap_or(Left::Packed(&a[from * MR..]));
+                kernel::tile(kind, words, left, &b[from * nr..], from > 0, acc, ahead);
+                from += words;
+            }
             out.store(p, q, nr, acc.as_flattened().as_flattened());
         };
     let threads = rayon::current_num_threads();

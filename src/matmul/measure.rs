@@ -214,7 +214,9 @@ mod tests {
     #[test]
     fn doubt_is_between_those_who_may_be_the_fastest() {
         let even = |from: f64, width: f64, count: u32| {
-            (0..count).map(|i| from + width * f64::from(i * 37 % count) / f64::from(count)).collect::<Vec<_>>()
+            (0..count)
+                .map(|i| from + width * f64::from(i * 37 % count) / f64::from(count))
+                .collect::<Vec<_>>()
         };
         // Two alike of wide samples, and one far behind; with samples enough they are told apart.
         assert_eq!(in_doubt(&[even(1.0, 0.5, 50), even(2.0, 0.5, 50), even(1.05, 0.5, 50)]), [0, 2]);

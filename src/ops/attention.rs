@@ -27,7 +27,6 @@ use crate::kernels::{FusedOp, Input, cpu, for_dtype, with_inputs};
 #[cfg(any(feature = "cuda", feature = "metal", feature = "host"))]
 use candle_core::Error;
 use candle_core::{CpuStorage, D, DType, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use std::sync::{Arc, OnceLock};
 
@@ -239,17 +238,6 @@ impl<'a, T: Element> Heads<'a, T> {
 
     fn row(&self, b: usize, h: usize, t: usize) -> &'a [T] {
         &self.data[b * self.strides[0] + h * self.strides[1] + t * self.strides[2]..][..self.d]
-    }
-
-    /// In `f32`, one head after the other: `(B, H, T, D)`.
-    fn widen(&self, b: usize, h: usize, t: usize) -> Vec<f32> {
-        let mut out = cpu::uninit(b * h * t * self.d);
-        out.par_chunks_mut((t * self.d).max(1)).enumerate().for_each(|(i, head)| {
-            for (j, row) in head.chunks_exact_mut(self.d).enumerate() {
-                cpu::widen(self.row(i / h, i % h, j), row);
-            }
-        });
-        out
     }
 
     /// One head's rows from `t` on, `(T, D)`.

@@ -206,7 +206,7 @@ impl Shape {
     fn layer_backward(&self) -> usize {
         let mlp = self.bytes * (3 * self.hidden + 5 * self.ffn);
         let attention =
-            4 * (4 * self.queries + 4 * self.keys) + self.bytes * (2 * self.queries + 2 * self.keys);
+            4 * (2 * self.queries + 2 * self.keys) + self.bytes * (2 * self.queries + 2 * self.keys);
         self.tokens * mlp.max(attention)
     }
 

@@ -27,46 +27,42 @@ pub(in crate::kernels) fn dots_of_halves(x: &[f32], w: &[f16], stride: usize, y:
     unsafe { dots_f16(x.len(), x.as_ptr(), w.as_ptr(), stride, y) }
 }
 
+/// How far ahead rows are fetched, in bytes: what memory answers late.
+const AHEAD: usize = 16 * 1024;
+const LINE: usize = 64;
+
 macro_rules! dots {
     ($name:ident, $feature:literal, $X:ty, $T:ty, $lanes:literal,
-     ahead = $ahead:literal, $load_x:expr, $load_x_tail:expr, $load:expr, $load_tail:expr, $fma:expr) => {
-        /// Four rows at a time, two sums each.
+     $load_x:expr, $load_x_tail:expr, $load:expr, $load_tail:expr, $fma:expr) => {
+        /// A row after the other, as memory is fastest, in four sums.
         #[target_feature(enable = $feature)]
         unsafe fn $name(k: usize, x: *const $X, w: *const $T, stride: usize, y: &mut [f32]) {
-            const ROWS: usize = 4;
-            let whole = k - k % (2 * $lanes);
+            const SUMS: usize = 4;
+            const BYTES: usize = $lanes * size_of::<$T>();
+            let whole = k - k % (SUMS * $lanes);
+            let ahead = (AHEAD / (k * size_of::<$T>()).max(1)).max(1) * stride;
             // SAFETY: whole vectors end before `k`, and masks keep the others inside it.
             unsafe {
-                for (j, y) in y.chunks_mut(ROWS).enumerate() {
-                    // A last run of fewer rows computes its last row again.
-                    let row = |r: usize| w.add((j * ROWS + r.min(y.len() - 1)) * stride);
-                    let rows: [*const $T; ROWS] = std::array::from_fn(row);
-                    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-                    for i in (0..whole).step_by(2 * $lanes) {
-                        let (a, b) = ($load_x(x.add(i)), $load_x(x.add(i + $lanes)));
-                        for r in 0..ROWS {
-                            // Many instructions a line: the next rows are not asked for in time.
-                            if $ahead {
-                                _mm_prefetch::<_MM_HINT_T0>(rows[r].wrapping_add(ROWS * stride + i).cast());
+                for (j, y) in y.iter_mut().enumerate() {
+                    let row = w.add(j * stride);
+                    let fetch = |i| _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(ahead + i).cast());
+                    let mut sums = [_mm512_setzero_ps(); SUMS];
+                    for i in (0..whole).step_by(SUMS * $lanes) {
+                        for (s, sum) in sums.iter_mut().enumerate() {
+                            let i = i + s * $lanes;
+                            if (s * BYTES).is_multiple_of(LINE) {
+                                fetch(i);
                             }
-                            sums[r][0] = $fma(sums[r][0], a, $load(rows[r].add(i)));
-                            sums[r][1] = $fma(sums[r][1], b, $load(rows[r].add(i + $lanes)));
+                            *sum = $fma(*sum, $load_x(x.add(i)), $load(row.add(i)));
                         }
                     }
-                    for i in (whole..k).step_by($lanes) {
+                    for (i, sum) in (whole..k).step_by($lanes).zip(&mut sums) {
+                        fetch(i);
                         let left = (k - i).min($lanes);
-                        let a = $load_x_tail(x.add(i), left);
-                        for r in 0..ROWS {
-                            // Many instructions a line: the next rows are not asked for in time.
-                            if $ahead {
-                                _mm_prefetch::<_MM_HINT_T0>(rows[r].wrapping_add(ROWS * stride + i).cast());
-                            }
-                            sums[r][0] = $fma(sums[r][0], a, $load_tail(rows[r].add(i), left));
-                        }
+                        *sum = $fma(*sum, $load_x_tail(x.add(i), left), $load_tail(row.add(i), left));
                     }
-                    for (y, sum) in y.iter_mut().zip(&sums) {
-                        *y = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
-                    }
+                    let [a, b, c, d] = sums;
+                    *y = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
                 }
             }
         }
@@ -108,7 +104,6 @@ dots!(
     f32,
     f32,
     16,
-    ahead = false,
     load!(f32),
     load_tail!(f32),
     load!(f32),
@@ -121,7 +116,6 @@ dots!(
     f32,
     f16,
     16,
-    ahead = true,
     load!(f32),
     load_tail!(f32),
     load!(f16),
@@ -134,7 +128,6 @@ dots!(
     bf16,
     bf16,
     32,
-    ahead = false,
     load!(bf16),
     load_tail!(bf16),
     load!(bf16),
@@ -142,39 +135,70 @@ dots!(
     |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
 );
 
-/// One tile: `acc = a b` of a panel of rows and one of columns, `words` words along what they share.
+/// A panel of rows.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// Word after word, of each row.
+    Packed(&'a [u32]),
+    /// As they lie, each `stride` bytes after the one before.
+    Rows { first: *const u32, stride: usize },
+}
+
+/// One tile: `acc = a b`, or `acc += a b`, of a panel of rows and one of columns, `words` words along what they share.
 pub(super) fn tile<const NV: usize>(
     kind: Kind,
     words: usize,
-    a: &[u32],
+    a: Left<'_>,
     b: &[u32],
+    accumulate: bool,
     acc: &mut [[[f32; 16]; NV]; MR],
     ahead: &mut Ahead,
 ) {
-    let (a, b) = (&a[..words * MR], &b[..words * 16 * NV]);
+    let b = b[..words * 16 * NV].as_ptr();
     // SAFETY: `Kind::of` has seen the features; the panels hold `words` words of MR rows and of 16 NV columns.
     unsafe {
-        match kind {
-            Kind::F32 => kernel_f32::<NV>(words, a.as_ptr(), b.as_ptr(), acc, ahead),
-            Kind::Bf16 => kernel_bf16::<NV>(words, a.as_ptr(), b.as_ptr(), acc, ahead),
+        match (kind, a) {
+            (Kind::F32, Left::Packed(a)) => {
+                let a = a[..words * MR].as_ptr();
+                kernel_f32::<NV, true>(words, a, 0, b, accumulate, acc, ahead)
+            }
+            (Kind::Bf16, Left::Packed(a)) => {
+                let a = a[..words * MR].as_ptr();
+                kernel_bf16::<NV, true>(words, a, 0, b, accumulate, acc, ahead)
+            }
+            (Kind::F32, Left::Rows { first, stride }) => {
+                kernel_f32::<NV, false>(words, first, stride, b, accumulate, acc, ahead)
+            }
+            (Kind::Bf16, Left::Rows { first, stride }) => {
+                kernel_bf16::<NV, false>(words, first, stride, b, accumulate, acc, ahead)
+            }
         }
     }
 }
 
 macro_rules! kernel {
     ($name:ident, $feature:literal, $b:ident => $load:expr, $a:ident => $broadcast:expr, $fma:expr) => {
-        /// `acc = sum over words of a[word][i] b[word][j]`.
+        /// `acc = sum over words of a[word][i] b[word][j]`, on top of `acc` or not.
         #[target_feature(enable = $feature)]
-        unsafe fn $name<const NV: usize>(
+        unsafe fn $name<const NV: usize, const PACKED: bool>(
             words: usize,
             mut a: *const u32,
+            stride: usize,
             mut b: *const u32,
+            accumulate: bool,
             acc: &mut [[[f32; 16]; NV]; MR],
             ahead: &mut Ahead,
         ) {
-            // SAFETY: the caller hands `words` packed words of MR rows and of 16 NV columns.
+            // SAFETY: the caller hands `words` words of MR rows, and packed ones of 16 NV columns.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+                if accumulate {
+                    for (row, sums) in acc.iter().zip(&mut sums) {
+                        for (sum, old) in sums.iter_mut().zip(row) {
+                            *sum = _mm512_loadu_ps(old.as_ptr());
+                        }
+                    }
+                }
                 for _ in 0..words {
                     ahead.fetch();
                     let mut right = [_mm512_setzero_si512(); NV];
@@ -182,14 +206,14 @@ macro_rules! kernel {
                         *right = _mm512_loadu_si512(b.add(16 * v).cast());
                     }
                     for i in 0..MR {
-                        let $a = *a.add(i);
+                        let $a = if PACKED { *a.add(i) } else { a.byte_add(i * stride).read_unaligned() };
                         let left = $broadcast;
                         for v in 0..NV {
                             let $b = right[v];
                             sums[i][v] = $fma(sums[i][v], left, $load);
                         }
                     }
-                    a = a.add(MR);
+                    a = a.add(if PACKED { MR } else { 1 });
                     b = b.add(16 * NV);
                 }
                 for (row, sums) in acc.iter_mut().zip(&sums) {

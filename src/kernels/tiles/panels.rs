@@ -1,7 +1,7 @@
 //! Factors packed once, for products on the caller's thread.
 
 use super::ahead::Ahead;
-use super::kernel::tile;
+use super::kernel::{Left, tile};
 use super::pack::pack;
 use super::{Kind, MR, Operand};
 use crate::kernels::cpu::uninit;
@@ -70,7 +70,8 @@ pub(crate) fn product(
         let right = b.panel(column, b_k);
         let here = COLUMNS.min(columns.end - column);
         for row in rows.clone().step_by(ROWS) {
-            tile(kind, words, a.panel(row, a_k), right, &mut sums, &mut Ahead::default());
+            let left = Left::Packed(a.panel(row, a_k));
+            tile(kind, words, left, right, false, &mut sums, &mut Ahead::default());
             let at = (row - rows.start) * out_rs + column - columns.start;
             let count = ROWS.min(rows.end - row);
             assert!(at + (count - 1) * out_rs + here <= out.len());

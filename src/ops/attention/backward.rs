@@ -2,9 +2,10 @@
 
 use super::forward::{KEYS, QUERIES, cap_scores};
 use super::{Attention, Dims, Heads, RowStats};
+use crate::kernels::blocks::{Blocks, Factor, product};
 use crate::kernels::cpu::{self, simd};
 use crate::kernels::element::{Element, exp};
-use crate::kernels::gemm::{Mat, gemm_f32};
+use crate::kernels::gemm::Mat;
 use rayon::prelude::*;
 
 simd! {
@@ -41,14 +42,14 @@ pub(super) fn gradients<T: Element>(
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let Dims { b, h, hkv, tq, tk, d } = *dims;
     let group = dims.group();
-    let (q, k, v) = (heads[0].widen(b, h, tq), heads[1].widen(b, hkv, tk), heads[2].widen(b, hkv, tk));
-    let g = heads[4].widen(b, h, tq);
+    let [q, k, v, y, g] = [0, 1, 2, 3, 4].map(|i| &heads[i]);
     let mut delta = vec![0f32; b * h * tq];
     delta.par_chunks_mut(tq.max(1)).enumerate().for_each(|(head, delta)| {
-        let mut y = vec![0f32; d];
+        let (mut y_row, mut g_row) = (vec![0f32; d], vec![0f32; d]);
         for (i, delta) in delta.iter_mut().enumerate() {
-            cpu::widen(heads[3].row(head / h, head % h, i), &mut y);
-            *delta = dot_rows(&y, &g[(head * tq + i) * d..][..d]);
+            cpu::widen(y.row(head / h, head % h, i), &mut y_row);
+            cpu::widen(g.row(head / h, head % h, i), &mut g_row);
+            *delta = dot_rows(&y_row, &g_row);
         }
     });
 
@@ -66,24 +67,36 @@ pub(super) fn gradients<T: Element>(
             shares.map(move |(share, (dk, dv))| (head, share * run, dk, dv))
         })
         .collect();
+    let blocks = Blocks::of::<T>();
     let parts: Vec<(usize, Vec<f32>)> = tasks
         .into_par_iter()
         .map(|(head, first, dk, dv)| {
             let mut dq = vec![0f32; group * tq * d];
-            let batch = head / hkv;
-            let at = head * group * tq;
-            let task = Task {
+            let (batch, kv, count) = (head / hkv, head % hkv, dk.len() / d);
+            let (k, v) = (k.rows(batch, kv, first), v.rows(batch, kv, first));
+            let keys = Keys {
                 options,
                 dims,
+                blocks,
                 batch,
-                q: &q[at * d..][..group * tq * d],
-                g: &g[at * d..][..group * tq * d],
-                stats: &stats[at..][..group * tq],
-                delta: &delta[at..][..group * tq],
-                k: &k[(head * tk + first) * d..],
-                v: &v[(head * tk + first) * d..],
+                first,
+                k: blocks.right(k, count, d),
+                k_t: blocks.right(k.t(), d, count),
+                v_t: blocks.right(v.t(), d, count),
             };
-            task.run(first, &mut dq, dk, dv);
+            for (i, dq) in dq.chunks_mut(tq * d).enumerate() {
+                let (query, row) = (kv * group + i, (head * group + i) * tq);
+                let (q, g) = (q.rows(batch, query, 0), g.rows(batch, query, 0));
+                let queries = Queries {
+                    q: blocks.left(q, tq, d),
+                    q_right: blocks.right(q, tq, d),
+                    g: blocks.left(g, tq, d),
+                    g_right: blocks.right(g, tq, d),
+                    stats: &stats[row..][..tq],
+                    delta: &delta[row..][..tq],
+                };
+                keys.with(&queries, dq, dk, dv);
+            }
             (head, dq)
         })
         .collect();
@@ -94,62 +107,72 @@ pub(super) fn gradients<T: Element>(
     (dq, dk, dv)
 }
 
-/// A run of one head's keys, against all the queries of its group.
-struct Task<'a> {
+/// A run of one head's keys, from position `first` on.
+struct Keys<'a> {
     options: &'a Attention,
     dims: &'a Dims,
+    blocks: Blocks,
     batch: usize,
-    q: &'a [f32],
-    g: &'a [f32],
-    stats: &'a [RowStats],
-    delta: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    first: usize,
+    k: Factor<'a>,
+    k_t: Factor<'a>,
+    v_t: Factor<'a>,
 }
 
-impl Task<'_> {
-    /// Keys from position `first` on, as many as `dk` has rows.
-    fn run(&self, first: usize, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+/// One head's queries.
+struct Queries<'a> {
+    q: Factor<'a>,
+    q_right: Factor<'a>,
+    g: Factor<'a>,
+    g_right: Factor<'a>,
+    stats: &'a [RowStats],
+    delta: &'a [f32],
+}
+
+impl Keys<'_> {
+    /// Adds what the queries of a head give, to as many keys as `dk` has rows.
+    fn with(&self, queries: &Queries<'_>, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
         let Dims { tq, d, .. } = *self.dims;
         let scale = self.options.scale;
         let inverse_cap = self.options.softcap.map_or(0.0, |c| 1.0 / c);
-        let mut s = vec![0f32; QUERIES * KEYS];
-        let mut dp = vec![0f32; QUERIES * KEYS];
+        let mut s: Vec<f32> = cpu::uninit(QUERIES * KEYS);
+        let mut dp: Vec<f32> = cpu::uninit(QUERIES * KEYS);
         for (tile, (dk, dv)) in dk.chunks_mut(KEYS * d).zip(dv.chunks_mut(KEYS * d)).enumerate() {
             let cols = dk.len() / d;
-            let (at, j) = (tile * KEYS * d, first + tile * KEYS);
-            let (k, v) = (Mat::rows(&self.k[at..][..cols * d], d), Mat::rows(&self.v[at..][..cols * d], d));
-            // Rows of `q` run over the heads of the group, and in each over the queries.
-            for head in 0..self.dims.group() {
-                for i in (0..tq).step_by(QUERIES) {
-                    let rows = QUERIES.min(tq - i);
-                    let seen: Vec<_> =
-                        (i..i + rows).map(|i| self.options.visible(self.dims, self.batch, i)).collect();
-                    if seen.iter().all(|(from, to)| *to <= j || *from >= j + cols || from >= to) {
-                        continue;
-                    }
-                    let row = head * tq + i;
-                    let (q, g) = (
-                        Mat::rows(&self.q[row * d..][..rows * d], d),
-                        Mat::rows(&self.g[row * d..][..rows * d], d),
-                    );
-                    gemm_f32((rows, cols, d), scale, q, k.t(), false, &mut s, KEYS, 1);
-                    gemm_f32((rows, cols, d), 1.0, g, v.t(), false, &mut dp, KEYS, 1);
-                    for (r, (from, to)) in seen.iter().enumerate() {
-                        let (s, dp) = (&mut s[r * KEYS..][..cols], &mut dp[r * KEYS..][..cols]);
-                        if let Some(cap) = self.options.softcap {
-                            cap_scores(s, cap);
-                        }
-                        let (from, to) = (from.clamp(&j, &(j + cols)) - j, to.clamp(&j, &(j + cols)) - j);
-                        let (RowStats { max, inverse_sum }, delta) =
-                            (self.stats[row + r], self.delta[row + r]);
-                        score_grads(s, dp, from as u32, to as u32, max, inverse_sum, delta, inverse_cap);
-                    }
-                    let (p, ds) = (Mat::rows(&s, KEYS), Mat::rows(&dp, KEYS));
-                    gemm_f32((cols, d, rows), 1.0, p.t(), g, true, dv, d, 1);
-                    gemm_f32((cols, d, rows), scale, ds.t(), q, true, dk, d, 1);
-                    gemm_f32((rows, d, cols), scale, ds, k, true, &mut dq[row * d..], d, 1);
+            let (at, j) = (tile * KEYS, self.first + tile * KEYS);
+            for i in (0..tq).step_by(QUERIES) {
+                let rows = QUERIES.min(tq - i);
+                let seen: Vec<_> =
+                    (i..i + rows).map(|i| self.options.visible(self.dims, self.batch, i)).collect();
+                if seen.iter().all(|(from, to)| *to <= j || *from >= j + cols || from >= to) {
+                    continue;
                 }
+                let (here, keys) = (i..i + rows, at..at + cols);
+                product(
+                    (&queries.q, here.clone(), 0),
+                    (&self.k_t, keys.clone(), 0),
+                    d,
+                    scale,
+                    false,
+                    &mut s,
+                    KEYS,
+                );
+                product((&queries.g, here, 0), (&self.v_t, keys, 0), d, 1.0, false, &mut dp, KEYS);
+                for (r, (from, to)) in seen.iter().enumerate() {
+                    let (s, dp) = (&mut s[r * KEYS..][..cols], &mut dp[r * KEYS..][..cols]);
+                    if let Some(cap) = self.options.softcap {
+                        cap_scores(s, cap);
+                    }
+                    let (from, to) = (from.clamp(&j, &(j + cols)) - j, to.clamp(&j, &(j + cols)) - j);
+                    let (RowStats { max, inverse_sum }, delta) = (queries.stats[i + r], queries.delta[i + r]);
+                    score_grads(s, dp, from as u32, to as u32, max, inverse_sum, delta, inverse_cap);
+                }
+                let (p, ds) = (Mat::rows(&s, KEYS), Mat::rows(&dp, KEYS));
+                let (p_t, ds_t) = (self.blocks.left(p.t(), cols, rows), self.blocks.left(ds.t(), cols, rows));
+                let ds = self.blocks.left(ds, rows, cols);
+                product((&p_t, 0..cols, 0), (&queries.g_right, 0..d, i), rows, 1.0, true, dv, d);
+                product((&ds_t, 0..cols, 0), (&queries.q_right, 0..d, i), rows, scale, true, dk, d);
+                product((&ds, 0..rows, 0), (&self.k, 0..d, at), cols, scale, true, &mut dq[i * d..], d);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Attention, Dims, Heads, RowStats};
 use crate::kernels::blocks::{Blocks, COLUMNS, ROWS, product};
 use crate::kernels::cpu::{self, simd, uninit};
 use crate::kernels::element::{Element, exp, tanh};
-use crate::kernels::gemm::{Mat, own_dots};
+use crate::kernels::gemm::{Mat, own_dots, own_weighted_sum};
 use candle_core::DType;
 use rayon::prelude::*;
 
@@ -162,18 +162,6 @@ pub(super) fn few_queries<T: Element>(
     let body = |head: usize, y: &mut [f32], stats: &mut [RowStats]| {
         let (batch, kv) = (head / hkv, head % hkv);
         let (k, v) = (k.rows(batch, kv, 0), v.rows(batch, kv, 0));
-        // What is converted by an instruction is converted once for all queries of the group.
-        let seen = (0..tq).map(|i| options.visible(dims, batch, i));
-        let from = seen.clone().map(|s| s.0).min().unwrap_or(0);
-        let to = seen.map(|s| s.1).max().unwrap_or(0);
-        let wide = |x: &Mat<'_, T>| {
-            let mut wide: Vec<f32> = uninit((to - from) * d);
-            for (i, row) in wide.chunks_exact_mut(d).enumerate() {
-                cpu::widen(&x.data[(from + i) * x.rs..][..d], row);
-            }
-            wide
-        };
-        let wide = cpu::converts::<T>().then(|| (wide(&k), wide(&v)));
         let mut query = vec![0f32; d];
         let mut row = vec![0f32; tk];
         for i in 0..group * tq {
@@ -184,24 +172,19 @@ pub(super) fn few_queries<T: Element>(
             let row = &mut row[..last - first];
             let (q, y) = (q.row(batch, kv * group + i / tq, i % tq), &mut y[i * d..][..d]);
             cpu::widen(q, &mut query);
-            let k_from = &k.data[first * k.rs..];
-            let scored = match &wide {
-                Some((k, _)) => own_dots(&query, &k[(first - from) * d..], d, row),
-                None => own_dots(q, k_from, k.rs, row),
-            };
-            scale_row(&mut query, options.scale);
-            match (scored, &wide) {
-                (true, _) => scale_row(row, options.scale),
-                (false, Some((k, _))) => scores(&query, &k[(first - from) * d..], d, row),
-                (false, None) => scores(&query, k_from, k.rs, row),
+            let (k_from, v_from) = (&k.data[first * k.rs..], &v.data[first * v.rs..]);
+            if own_dots(q, &query, k_from, k.rs, row) {
+                scale_row(row, options.scale);
+            } else {
+                scale_row(&mut query, options.scale);
+                scores(&query, k_from, k.rs, row);
             }
             if let Some(cap) = options.softcap {
                 cap_scores(row, cap);
             }
             let (max, sum) = online_softmax(row, 0, last - first, f32::NEG_INFINITY, 0.0);
-            match &wide {
-                Some((_, v)) => weighted_sum(row, &v[(first - from) * d..], d, y),
-                None => weighted_sum(row, &v.data[first * v.rs..], v.rs, y),
+            if !own_weighted_sum(row, v_from, v.rs, y) {
+                weighted_sum(row, v_from, v.rs, y);
             }
             stats[i] = RowStats::new(max, sum);
             scale_row(y, stats[i].inverse_sum);
