@@ -50,8 +50,8 @@ def section(path):
     name = path.relative_to(ROOT)
     return f"""### {about['device']}
 
-`metal-candle bench matmul --results {name}`, {about['date']}, {about['versions']}. Medians, and 20 to 80 % of the samples; the
-fastest in bold.{share(autos)}
+`metal-candle bench matmul --results {name}`, {about['date']}, {about['versions']}. Medians, and 20 to 80 % of the samples of the
+calmer half of the turns; the fastest in bold.{share(autos)}
 
 {table(head, body)}
 """

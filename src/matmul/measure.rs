@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,8 @@ pub struct Check {
     pub best: Backend,
     /// That median.
     pub best_us: f64,
+    /// What each backend took in this run.
+    pub times: BTreeMap<Backend, Timing>,
 }
 
 impl Check {
@@ -115,9 +118,10 @@ pub fn check(device: &Device, dtype: DType, shape: Shape, budget: Duration) -> c
     let who: Vec<_> = std::iter::once(None).chain(backends.iter().copied().map(Some)).collect();
     let mut times = timed(device, dtype, shape, budget, &who)?.into_iter();
     let auto = times.next().unwrap_or(Timing { median_us: f64::NAN, p20_us: f64::NAN, p80_us: f64::NAN });
-    let others = backends.into_iter().zip(times.map(|time| time.median_us));
-    let (best, best_us) = others.min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or((chosen, f64::NAN));
-    Ok(Check { dtype: dtype.as_str().into(), shape, chosen, auto, best, best_us })
+    let times: BTreeMap<_, _> = backends.into_iter().zip(times).collect();
+    let medians = times.iter().map(|(backend, time)| (*backend, time.median_us));
+    let (best, best_us) = medians.min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or((chosen, f64::NAN));
+    Ok(Check { dtype: dtype.as_str().into(), shape, chosen, auto, best, best_us, times })
 }
 
 /// The backends of a device that compute a product.
@@ -178,14 +182,32 @@ fn timed(
         count += 1;
         let spent = start.elapsed();
         if count >= enough && (budget..budget * PATIENCE).contains(&spent) {
-            let doubtful = in_doubt(&samples);
+            let doubtful = in_doubt(&calmer(&samples));
             if !doubtful.is_empty() {
                 order = doubtful;
                 enough = count * 9 / 8 + 1;
             }
         }
     }
-    Ok(samples.into_iter().map(Timing::of).collect())
+    Ok(calmer(&samples).into_iter().map(Timing::of).collect())
+}
+
+/// The samples of the calmer half of the turns: what else the machine does, and the pace it is at, last for many turns, and
+/// a median of two paces says more of how many turns fell to each than of a backend.
+fn calmer(samples: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let turns = samples.iter().map(Vec::len).max().unwrap_or(0);
+    // Of all alike, the fast and the slow. Who was left out of later turns says nothing of them.
+    let always = samples.iter().filter(|samples| samples.len() == turns);
+    let relative = always.map(|samples| (samples, Timing::of(samples.clone()).median_us));
+    let relative: Vec<_> = relative.collect();
+    let pace = |turn: usize| relative.iter().map(|(samples, median)| samples[turn] / median).sum::<f64>();
+    let paces: Vec<f64> = (0..turns).map(pace).collect();
+    let most = Timing::of(paces.clone()).median_us;
+    let of = |samples: &Vec<f64>| {
+        let calm = samples.iter().zip(&paces).filter(|(_, pace)| **pace <= most).map(|(sample, _)| *sample);
+        Some(calm.collect::<Vec<_>>()).filter(|calm| !calm.is_empty()).unwrap_or_else(|| samples.clone())
+    };
+    samples.iter().map(of).collect()
 }
 
 /// Those of whom more samples may change which median is the least.
@@ -209,7 +231,25 @@ fn in_doubt(samples: &[Vec<f64>]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_doubt;
+    use super::{Timing, calmer, in_doubt};
+
+    /// Two paces of the machine, of which the slow one has a few more turns: a median of all would be of one or the other.
+    #[test]
+    fn turns_of_another_pace_count_for_nobody() {
+        let pace = |turn: usize| if turn % 41 < 21 { 1.4 } else { 1.0 };
+        let noise = |turn: usize, seed: usize| 1.0 + (turn * seed % 101) as f64 / 1000.0;
+        let of = |us: f64, seed: usize, turns: usize| -> Vec<f64> {
+            (0..turns).map(|turn| us * pace(turn) * noise(turn, seed)).collect()
+        };
+        let medians = calmer(&[of(10.0, 37, 2000), of(9.8, 53, 2000), of(30.0, 71, 50)]);
+        let medians: Vec<f64> = medians.into_iter().map(|samples| Timing::of(samples).median_us).collect();
+        assert!(
+            (medians[0] / 10.5 - 1.0).abs() < 0.01 && (medians[1] / 10.29 - 1.0).abs() < 0.01,
+            "{medians:?}"
+        );
+        assert!((medians[2] / 31.5 - 1.0).abs() < 0.02, "{medians:?}");
+        assert_eq!(calmer(&[vec![1.0], vec![2.0]]), [[1.0], [2.0]]);
+    }
 
     #[test]
     fn doubt_is_between_those_who_may_be_the_fastest() {

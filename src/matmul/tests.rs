@@ -156,6 +156,16 @@ fn candle_keeps_what_others_win_by_noise() {
 }
 
 #[test]
+fn two_runs_decide_together() {
+    let mut both = entry("f32", square(64), &[(Backend::Candle, 100.0), (Backend::Packed, 104.0)]);
+    assert_eq!(both.winner(), Backend::Candle);
+    both.join(&entry("f32", square(64), &[(Backend::Packed, 90.0), (Backend::Candle, 100.0)]).times);
+    assert_eq!(both.winner(), Backend::Packed);
+    assert!((both.times[&Backend::Packed].median_us / (104.0f64 * 90.0).sqrt() - 1.0).abs() < 1e-12);
+    assert_eq!(both.times[&Backend::Candle].median_us, 100.0);
+}
+
+#[test]
 fn a_layer_leaves_its_kernel_for_what_it_can_call_and_is_faster() {
     let row = |n: usize| Shape::new(1, 1, n, n).by_weight();
     let of = |dtype: &str, times: &[(Backend, f64)], user: User| {
