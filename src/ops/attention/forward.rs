@@ -191,7 +191,7 @@ pub(super) fn few_queries<T: Element>(
         }
     };
     let heads = y.chunks_mut(group * tq * d).zip(stats.chunks_mut(group * tq)).enumerate();
-    match b * h * tq * tk * d > 256 * 1024 {
+    match b * h * tq * tk * d > 32 * 1024 {
         true => heads.collect::<Vec<_>>().into_par_iter().for_each(|(i, (y, stats))| body(i, y, stats)),
         false => heads.for_each(|(i, (y, stats))| body(i, y, stats)),
     }
