@@ -229,6 +229,43 @@ fn in_doubt(samples: &[Vec<f64>]) -> Vec<usize> {
     contenders
 }
 
+impl Timing {
+    /// Of samples in microseconds, of which there is one.
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |share: f64| samples.get(((samples.len() - 1) as f64 * share).round() as usize);
+        let at = |share| at(share).copied().unwrap_or(f64::NAN);
+        Timing { median_us: at(0.5), p20_us: at(0.2), p80_us: at(0.8) }
+    }
+}
+
+/// What was measured on a device today.
+///
+/// # Errors
+///
+/// When the device is not of this build.
+pub fn table(device: &Device, entries: Vec<Entry>) -> candle_core::Result<Table> {
+    let date = chrono::Local::now().format("%Y-%m-%d").to_string();
+    Ok(Table::new(Site::on(device)?.key(), date, entries))
+}
+
+/// Keeps what was measured on a device, beside what was before, and lets it count in this process: the file it is in.
+///
+/// # Errors
+///
+/// When the cache directory cannot be written, or the device is not of this build.
+pub fn keep(device: &Device, table: &Table) -> Result<PathBuf> {
+    let path = store::save(table)?;
+    choose::forget(Site::on(device)?);
+    Ok(path)
+}
+
+/// What is kept of a device, and where: nothing if it was never measured, or as another device.
+pub fn kept(device: &Device) -> candle_core::Result<Option<(PathBuf, Table)>> {
+    let key = Site::on(device)?.key();
+    Ok(store::path(&key).zip(store::load(&key)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Timing, calmer, in_doubt};
@@ -266,41 +303,4 @@ mod tests {
         assert!(in_doubt(&[even(1.0, 0.5, 20), even(2.0, 0.5, 20)]).is_empty());
         assert!(in_doubt(&[even(1.0, 0.5, 1)]).is_empty());
     }
-}
-
-impl Timing {
-    /// Of samples in microseconds, of which there is one.
-    fn of(mut samples: Vec<f64>) -> Self {
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| samples.get(((samples.len() - 1) as f64 * share).round() as usize);
-        let at = |share| at(share).copied().unwrap_or(f64::NAN);
-        Timing { median_us: at(0.5), p20_us: at(0.2), p80_us: at(0.8) }
-    }
-}
-
-/// What was measured on a device today.
-///
-/// # Errors
-///
-/// When the device is not of this build.
-pub fn table(device: &Device, entries: Vec<Entry>) -> candle_core::Result<Table> {
-    let date = chrono::Local::now().format("%Y-%m-%d").to_string();
-    Ok(Table::new(Site::on(device)?.key(), date, entries))
-}
-
-/// Keeps what was measured on a device, beside what was before, and lets it count in this process: the file it is in.
-///
-/// # Errors
-///
-/// When the cache directory cannot be written, or the device is not of this build.
-pub fn keep(device: &Device, table: &Table) -> Result<PathBuf> {
-    let path = store::save(table)?;
-    choose::forget(Site::on(device)?);
-    Ok(path)
-}
-
-/// What is kept of a device, and where: nothing if it was never measured, or as another device.
-pub fn kept(device: &Device) -> candle_core::Result<Option<(PathBuf, Table)>> {
-    let key = Site::on(device)?.key();
-    Ok(store::path(&key).zip(store::load(&key)))
 }
