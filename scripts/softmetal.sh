@@ -105,7 +105,7 @@ test_crate() {
         "METAL_CANDLE_MATMUL=mps it train::ten_lora_losses train::lora_gradients"
 }
 
-# A million products, batches and softmaxes by MPS leave nothing behind. An hour.
+# A million products, batches and softmaxes by MPS leave nothing behind. Ten minutes.
 test_soak() {
     on_metal lib nothing_grows_in_a_million --ignored --nocapture
 }

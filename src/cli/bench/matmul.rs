@@ -149,8 +149,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(failed.unwrap_or_else(|| anyhow!("bench matmul: stopped before a product was measured")));
     }
     let mut table = measure::table(&device, entries)?;
-    let rules = table.rules();
-    say_rules(&lines, &rules);
+    say_rules(&lines, &table.rules());
     let path = (!args.no_save).then(|| measure::keep(&device, &table)).transpose()?;
     if let Some(path) = &path {
         lines.say(format!("\nKept in {}: `metal-candle doctor` shows it.", path.display()));
@@ -164,7 +163,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         write_lines(path, &results(&table, &checks)).with_context(|| path.display().to_string())?;
     }
     if args.json {
-        terminal::json(&Report { table: &table, rules: &rules, path, auto: &checks })?;
+        // The rules of the table as the second run left it.
+        terminal::json(&Report { table: &table, rules: &table.rules(), path, auto: &checks })?;
     }
     // What was measured before it counts.
     failed.map_or(Ok(()), Err)
